@@ -1,0 +1,71 @@
+"""The strict base model and the one-line rendering of validation errors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conceptome.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and does not coerce types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _known_keys(model: type[BaseModel], location: tuple, value: object) -> Iterable[str]:
+    """Collect the field names of every model reachable from `model`: candidates for a did-you-mean."""
+    seen: set[type] = set()
+    stack: list[object] = [model]
+    names: set[str] = set()
+    while stack:
+        item = stack.pop()
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            if item in seen:
+                continue
+            seen.add(item)
+            for name, field in item.model_fields.items():
+                names.add(name)
+                stack.append(field.annotation)
+        else:
+            stack.extend(getattr(item, "__args__", ()))
+            origin = getattr(item, "__origin__", None)
+            if isinstance(origin, type):
+                stack.append(origin)
+    return names
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
+    """Turn pydantic's first complaint into one line: where, what, how to mend it."""
+    first = error.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        close = difflib.get_close_matches(key, sorted(_known_keys(model, first["loc"], first["input"])), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else "; config/README.md lists the keys"
+        return ConfigError(f"{where}: unknown key '{location}'{hint}")
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = "" if isinstance(given, dict | list) or first["type"] == "missing" else f" (given: {given!r})"
+    more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return ConfigError(f"{where}: '{location}': {message}{shown}{more}")
+
+
+def validate(model: type[M], values: object, where: str) -> M:
+    """Validate `values` as `model`.
+
+    Raises
+    ------
+    ConfigError
+        One line naming the file or section `where`, the key, and what is wrong with it.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, model, where) from None

@@ -1,0 +1,164 @@
+"""What a data set is: its reader, its files, its labels, its split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from conceptome.config.base import Strict
+
+
+class Input(Strict):
+    """One input file: a name in config/sources.yaml, or a path on this machine (exactly one of the two)."""
+
+    source: str | None = None
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Input:
+        if (self.source is None) == (self.path is None):
+            raise ValueError("give exactly one of 'source' (a name in config/sources.yaml) and 'path' (a local file)")
+        return self
+
+
+class Label(Strict):
+    """A column of obs that is a label, and what kind of label it is."""
+
+    kind: Literal["categorical", "ordinal", "numeric"] = "categorical"
+    role: Literal["biological", "technical"] = "biological"
+    title: str | None = None
+
+
+class Control(Strict):
+    """Which samples are controls: rows whose `column` holds one of `values`."""
+
+    column: str
+    values: list[str | int | float | bool]
+
+
+class Split(Strict):
+    """Fractions of GROUPS (not of samples) in each split, and the seed of the draw."""
+
+    train: float = 0.6
+    validation: float = 0.2
+    test: float = 0.2
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        if min(self.train, self.validation, self.test) <= 0 or abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("train, validation and test must be positive and sum to 1")
+        return self
+
+
+class QualityControl(Strict):
+    """Filters and normalisation of single-cell counts, as scanpy names them."""
+
+    min_genes: int = 200
+    min_cells: int = 5
+    max_percent_mitochondrial: float | None = None
+    target_sum: float = 1e4
+    n_top_genes: int = 2000
+
+
+class DatasetBase(Strict):
+    """Keys that every reader shares."""
+
+    title: str
+    inputs: dict[str, Input] = {}
+    split: Split = Split()
+    labels: dict[str, Label] = {}
+    subsample: int | None = Field(None, gt=0, description="keep this many samples (cells, wells, proteins), seeded")
+
+
+class CellsBase(DatasetBase):
+    """Keys that the single-cell readers share."""
+
+    quality_control: QualityControl = QualityControl()
+
+
+class H5ad(CellsBase):
+    """Any AnnData file. `inputs: {h5ad: ...}`."""
+
+    reader: Literal["h5ad"]
+    counts: str | None = Field(
+        None, description="layer with raw counts; 'X' for .X; null: .X is already normalised and log-transformed"
+    )
+    gene_symbols: str | None = Field(None, description="var column with gene symbols; null: the var index")
+    control: Control | None = None
+    group: str | None = None
+    batch: str | None = None
+
+
+class Kang2018(CellsBase):
+    """Kang et al. 2018. `inputs: {counts: pbmc_stim.RData, annotated: muscat_example_sce.rda}`."""
+
+    reader: Literal["kang2018"]
+
+
+class Profiles(DatasetBase):
+    """A table of profiles, one row per well or cell. `inputs`: one or more tables, stacked in the order given."""
+
+    reader: Literal["profiles"]
+    metadata_columns: list[str] | None = Field(
+        None, description="columns that are metadata; null: columns that start with metadata_prefix"
+    )
+    metadata_prefix: str = "Metadata_"
+    ignore_columns: list[str] = Field([], description="columns that are neither labels nor features")
+    sample_id: list[str] | None = Field(None, description="columns whose joined values name a sample; null: row number")
+    rename: dict[str, str] = Field({}, description="original metadata column → short name used everywhere after")
+    control: Control | None = None
+    group: str | None = None
+    batch: str | None = None
+    transform: Literal["none", "standardize"] = Field(
+        "none", description="standardize: subtract the mean and divide by the deviation of training controls"
+    )
+
+
+class Proteins(DatasetBase):
+    """Protein sequences, one sample per residue.
+
+    `inputs`: {sequences: FASTA, annotations: table} or {flat: UniProt flat file}.
+    """
+
+    reader: Literal["proteins"]
+    annotation_format: Literal["table", "uniprot_tsv", "flat"] = "table"
+    columns: dict[str, str] = Field(
+        {}, description="table: our name (protein, type, note, start, end) → the table's column"
+    )
+    max_length: int = Field(512, gt=0)
+    n_proteins: int | None = Field(None, gt=0, description="seeded choice that covers the concepts; null: all")
+    max_residues: int | None = Field(None, gt=0)
+    min_proteins_per_concept: int = Field(5, gt=0)
+    ignore_types: list[str] = ["CHAIN"]
+    non_standard_residues: Literal["error", "drop_protein", "keep"] = "drop_protein"
+    control_fraction: float = Field(
+        0.2, gt=0, le=1, description="proteins have no natural control: whitening is fitted on this seeded random share"
+    )
+    seed: int = 0
+
+
+class SimulatedSmall(DatasetBase):
+    """Schuster's small simulation (arXiv 2410.11468): activity × accessibility → transcription factors → RNA."""
+
+    reader: Literal["simulated_small"]
+    n_samples: int = Field(12_000, gt=0)
+    seed: int = 0
+
+
+class SimulatedLarge(DatasetBase):
+    """Schuster's large simulation (arXiv 2410.11468): programs → batch → cell type mask → genes."""
+
+    reader: Literal["simulated_large"]
+    n_samples: int = Field(6_000, gt=0)
+    n_programs: int = Field(100, gt=0)
+    n_genes: int = Field(2_000, gt=0)
+    n_cell_types: int = Field(40, gt=0)
+    n_batches: int = Field(3, gt=0)
+    seed: int = 0
+
+
+Dataset = Annotated[
+    H5ad | Kang2018 | Profiles | Proteins | SimulatedSmall | SimulatedLarge, Field(discriminator="reader")
+]

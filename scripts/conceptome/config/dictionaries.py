@@ -1,0 +1,102 @@
+"""What a dictionary method is given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from conceptome.config.base import Strict
+
+
+class DictionaryBase(Strict):
+    """Keys that every method shares. m = number of atoms (None: the method's natural number), k = L0 budget."""
+
+    m: int | None = Field(None, gt=0)
+    k: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> DictionaryBase:
+        if self.m is not None and self.k is not None and self.m < self.k:
+            raise ValueError(f"m ({self.m} atoms) must be at least k ({self.k} active atoms): raise m or lower k")
+        return self
+
+
+class TopK(DictionaryBase):
+    """TopK sparse autoencoder (Gao et al. 2024)."""
+
+    method: Literal["topk"]
+    m: int = Field(512, gt=0)
+    k: int = Field(32, gt=0)
+    steps: int = Field(1000, gt=0)
+    batch_size: int = Field(1024, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    k_aux: int = Field(64, gt=0)
+    aux_coefficient: float = Field(1 / 32, ge=0)
+    dead_after: int = Field(100_000, gt=0, description="an atom silent for this many samples is dead")
+
+
+class Icfl(DictionaryBase):
+    """Iterative codebook feature learning (Donhauser et al. 2025)."""
+
+    method: Literal["icfl"]
+    m: int = Field(512, gt=0)
+    rounds: int = Field(8, gt=0)
+    columns: int = Field(4, gt=0)
+    steps: int = Field(500, gt=0)
+    batch_size: int = Field(1024, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    reset_every: int = Field(100, gt=0)
+    reset_cosine: float = Field(0.9, gt=0, le=1)
+    k: int | None = Field(None, gt=0, description="set by rounds × columns; give it only to state it")
+
+    @model_validator(mode="after")
+    def _rounds_times_columns(self) -> Icfl:
+        budget = self.rounds * self.columns
+        if self.k is not None and self.k != budget:
+            raise ValueError(f"k must be rounds × columns = {budget}: drop k or change them")
+        if self.m < budget:
+            raise ValueError(f"m ({self.m} atoms) must be at least rounds × columns ({budget}): raise m or lower them")
+        return self
+
+
+class PcaDictionary(DictionaryBase):
+    """Principal axes as atoms; codes are scores cut to the k largest magnitudes (k null: all)."""
+
+    method: Literal["pca"]
+
+
+class IcaDictionary(DictionaryBase):
+    """Independent components (FastICA) as atoms; codes cut to the k largest magnitudes (k null: all)."""
+
+    method: Literal["ica"]
+    max_iterations: int = Field(200, gt=0)
+    max_rows: int = Field(20_000, gt=0)
+
+
+class RandomDictionary(DictionaryBase):
+    """Random unit atoms, TopK encoder: the null of a learned dictionary."""
+
+    method: Literal["random"]
+    m: int = Field(512, gt=0)
+    k: int = Field(32, gt=0)
+
+
+class IdentityDictionary(DictionaryBase):
+    """One atom per dimension: the raw neurons; codes cut to the k largest magnitudes (k null: all)."""
+
+    method: Literal["identity"]
+
+
+Dictionary = Annotated[
+    TopK | Icfl | PcaDictionary | IcaDictionary | RandomDictionary | IdentityDictionary, Field(discriminator="method")
+]
+
+OPTIONS: dict[str, type[DictionaryBase]] = {
+    "topk": TopK,
+    "icfl": Icfl,
+    "pca": PcaDictionary,
+    "ica": IcaDictionary,
+    "random": RandomDictionary,
+    "identity": IdentityDictionary,
+}

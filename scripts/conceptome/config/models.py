@@ -1,0 +1,86 @@
+"""What a model adapter is given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from conceptome.config.base import Strict
+
+
+class ModelBase(Strict):
+    """Keys that every adapter shares."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    rows_per_shard: int = Field(65_536, gt=0)
+    seed: int = 0
+
+
+class Scvi(ModelBase):
+    """An scVI model trained on the data set's counts; activations of the encoder's hidden layer or its latent mean."""
+
+    adapter: Literal["scvi"]
+    layer: Literal["encoder", "latent"] = "encoder"
+    n_hidden: int = Field(128, gt=0)
+    n_latent: int = Field(10, gt=0)
+    n_layers: int = Field(1, gt=0)
+    max_epochs: int = Field(100, gt=0)
+    batch_size: int = Field(128, gt=0)
+
+
+class Pca(ModelBase):
+    """Principal components of the data set's normalised expression or features, fitted on the training split."""
+
+    adapter: Literal["pca"]
+    n_components: int = Field(50, gt=0)
+
+
+class ProfileFeatures(ModelBase):
+    """The features themselves."""
+
+    adapter: Literal["profiles"]
+
+
+class Esm2(ModelBase):
+    """ESM-2, one activation per residue; weights from a source, a local folder or a hub (exactly one of the three)."""
+
+    adapter: Literal["esm2"]
+    source: str | None = Field(None, description="name in config/sources.yaml of a package that carries a checkpoint")
+    path: str | None = Field(None, description="local folder with config.json, vocab.txt and weights")
+    hub: str | None = Field(None, description="hub name, e.g. facebook/esm2_t6_8M_UR50D; needs revision")
+    revision: str | None = None
+    layer: int = Field(3, ge=0, description="hidden state: 0 is the embedding, i the output of layer i")
+    shuffle_weights: bool = Field(False, description="permute every weight tensor's entries: the null model")
+    tokens_per_batch: int = Field(4096, gt=0)
+    stand_in: str | None = Field(None, description="what the checkpoint really is, when it stands in for another")
+
+
+class Autoencoder(ModelBase):
+    """A ReLU autoencoder trained on simulated data (Schuster); activations of its latent layer."""
+
+    adapter: Literal["autoencoder"]
+    width: int = Field(100, gt=0)
+    depth: Literal[2, 4, 6] = 2
+    epochs: int = Field(100, gt=0)
+    batch_size: int = Field(256, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+Model = Annotated[Scvi | Pca | ProfileFeatures | Esm2 | Autoencoder, Field(discriminator="adapter")]
+
+
+class Whitening(Strict):
+    """A linear map fitted on control rows of the training split.
+
+    none: the identity; standardize: mean and standard deviation per dimension; pca: principal axes scaled to unit
+    variance.
+    """
+
+    method: Literal["none", "standardize", "pca"]
+    n_components: int | None = Field(None, gt=0, description="pca: axes kept; null: all")
+    shrinkage: float = Field(
+        0.0, ge=0, le=1, description="covariance ← (1−s)·covariance + s·mean eigenvalue·I (Ledoit-Wolf target)"
+    )
+    floor: float = Field(1e-6, ge=0, description="eigenvalues below floor × the largest are raised to it")
+    unit_norm: bool = Field(False, description="scale rows to unit length after the map (as ICFL's paper does)")

@@ -1,0 +1,150 @@
+"""The whole configuration of a run: studies, seeds, threads; loading and merging the YAML files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from conceptome.config.base import Strict, validate
+from conceptome.config.datasets import Dataset
+from conceptome.config.dictionaries import Dictionary
+from conceptome.config.evidence import Enrichment, FigureName, Measures
+from conceptome.config.models import Model, Whitening
+from conceptome.errors import ConfigError
+
+FIGURES: tuple[str, ...] = FigureName.__args__
+
+
+class Study(Strict):
+    """One data set with its models, whitenings, dictionaries and evidence: one file in config/studies/."""
+
+    dataset: Dataset
+    models: dict[str, Model]
+    null_models: list[str] = Field([], description="models (by key) that serve only as a null, e.g. shuffled weights")
+    whitenings: dict[str, Whitening]
+    dictionaries: dict[str, Dictionary]
+    measures: Measures = Measures()
+    enrichment: Enrichment = Enrichment()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        for key in self.null_models:
+            if key not in self.models:
+                raise ValueError(f"null_models names '{key}', which is not among models")
+        declared = set(self.dataset.labels)
+        for section, columns in (
+            ("measures.selectivity", self.measures.selectivity),
+            ("measures.probes", self.measures.probes),
+            ("enrichment.labels", self.enrichment.labels),
+        ):
+            for column in columns:
+                if column not in declared:
+                    known = ", ".join(sorted(declared)) or "none"
+                    raise ValueError(
+                        f"{section} names label '{column}', which dataset.labels does not declare ({known})"
+                    )
+        for key in self.enrichment.dictionaries or []:
+            if key not in self.dictionaries:
+                raise ValueError(f"enrichment.dictionaries names '{key}', which is not among dictionaries")
+        return self
+
+
+class Run(Strict):
+    """A run: which studies, with which seeds, drawn as which figures."""
+
+    name: str = "default"
+    results: str = "results"
+    studies: list[str] = Field(min_length=1)
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    threads: int = Field(1, gt=0, description="threads per job; bytes may differ between thread counts")
+    figures: list[FigureName] = list(FIGURES)
+    dpi: int = Field(200, gt=0)
+
+
+class Config(Strict):
+    """A validated configuration."""
+
+    run: Run
+    studies: dict[str, Study]
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Overlay one mapping on another: mappings merge key by key, everything else (lists too) is replaced.
+
+    An overlay value of None under `models`, `whitenings` or `dictionaries` removes that entry.
+    """
+    merged = copy.deepcopy(dict(base))
+    for key, value in overlay.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping (key: value lines)")
+    return values
+
+
+def resolve(values: Mapping[str, Any], folder: Path) -> Config:
+    """Validate run-level `values` and the study files in `folder`/studies that they name.
+
+    Parameters
+    ----------
+    values
+        The run's keys, and optionally `override`: study name → keys laid over that study's file.
+    folder
+        The folder that holds `studies/`.
+
+    Raises
+    ------
+    ConfigError
+        One line: which file or section, which key, what is wrong.
+    """
+    values = dict(values)
+    override = values.pop("override", None) or {}
+    run = validate(Run, values, "configuration")
+    for name in override:
+        # An overlay for a study that this run leaves out is no mistake: `studies` may have been narrowed.
+        if name not in run.studies and not (folder / "studies" / f"{name}.yaml").exists():
+            raise ConfigError(f"configuration: override names study '{name}', which config/studies does not hold")
+    studies = {}
+    for name in run.studies:
+        path = folder / "studies" / f"{name}.yaml"
+        if not path.exists():
+            known = ", ".join(sorted(item.stem for item in (folder / "studies").glob("*.yaml")))
+            raise ConfigError(f"configuration: study '{name}' has no file {path} (known studies: {known})")
+        content = merge(read_yaml(path), override.get(name, {}))
+        for section in ("models", "whitenings", "dictionaries"):
+            if isinstance(content.get(section), dict):
+                content[section] = {key: value for key, value in content[section].items() if value is not None}
+        studies[name] = validate(Study, content, f"study {name} ({path})")
+    return Config(run=run, studies=studies)
+
+
+def load(paths: list[Path], folder: Path, **overrides: Any) -> Config:
+    """Merge the YAML files `paths` in order, then `overrides`, and `resolve` the result."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = merge(values, read_yaml(path))
+    return resolve(merge(values, overrides), folder)
