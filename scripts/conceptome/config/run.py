@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from conceptome.config.base import Strict, validate
 from conceptome.config.datasets import Dataset
@@ -71,6 +71,28 @@ class Config(Strict):
 
     run: Run
     studies: dict[str, Study]
+
+
+SECTIONS: dict[str, Any] = {
+    "dataset": Dataset,
+    "model": Model,
+    "whitening": Whitening,
+    "dictionary": Dictionary,
+    "measures": Measures,
+    "enrichment": Enrichment,
+    "run": Run,
+}
+
+
+def parse(kind: str, values: Mapping[str, Any]) -> Any:
+    """Rebuild one validated section from the plain values that a rule carries in its params.
+
+    Parameters
+    ----------
+    kind
+        One of dataset, model, whitening, dictionary, measures, enrichment, run.
+    """
+    return TypeAdapter(SECTIONS[kind]).validate_python(values, strict=False)
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
