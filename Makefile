@@ -21,7 +21,7 @@ help: ## list every target
 
 setup: $(STAMP) ## create .venv from requirements.lock
 
-$(STAMP): requirements.lock pyproject.toml scripts/setup_environment.sh
+$(STAMP): requirements.lock scripts/setup_environment.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup_environment.sh
 	@touch $@
 
