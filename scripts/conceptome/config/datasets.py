@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from conceptome.config.base import Strict
 
-
 RESERVED_LABELS = ("sample_id", "control", "group", "split")
 
 
@@ -189,7 +188,7 @@ class Proteins(DatasetBase):
         gt=0,
         le=1,
         description="leave out a protein that shares more than this share of its 5-letter words with one already "
-        "chosen (0.5: about 87 % identity), so that near copies cannot stand on both sides of the split; null: keep all",
+        "chosen (0.5: about 87 % identity): near copies must not stand on both sides of the split; null: keep all",
     )
     ignore_types: list[str] = Field(
         ["CHAIN", "CONFLICT", "MUTAGEN", "VARIANT", "VAR_SEQ"],

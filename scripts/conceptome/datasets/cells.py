@@ -33,18 +33,14 @@ def prepare(config: H5ad, inputs: dict[str, Path], folder: Path) -> None:
     frame = source.obs.copy()
     frame.index = frame.index.astype(str)
     # Declared columns are checked before the long work, so that a misspelt name costs a second and not minutes.
-    for name, purpose in (
-        (config.group, "group"),
-        (config.batch, "batch"),
-        *((name, "label") for name in config.labels),
-    ):
+    declared = [(config.group, "group"), (config.batch, "batch"), *((name, "label") for name in config.labels)]
+    for name, purpose in declared:
         if name is not None:
             need_column(name, frame.columns, purpose, where)
     control = schema.control_mask(frame, config.control, where)
     schema.check_finite(matrix, symbols, where, "remove or impute them before")
-    data, kept, counted = from_matrix(
-        config, matrix, symbols, frame.index, counts=config.counts is not None, where=where
-    )
+    counts = config.counts is not None
+    data, kept, counted = from_matrix(config, matrix, symbols, frame.index, counts=counts, where=where)
     obs, card = schema.build(
         config,
         frame.loc[data.obs_names],
@@ -53,16 +49,12 @@ def prepare(config: H5ad, inputs: dict[str, Path], folder: Path) -> None:
         unit="cell",
         n_features=data.n_vars,
         control=None if control is None else control[kept],
-        control_is=None if config.control is None else _control_text(config.control),
+        control_is=None if config.control is None else schema.control_text(config.control),
         group=config.group,
         batch=config.batch,
         reports={**reports, **counted},
     )
     schema.write(folder, obs, card, data)
-
-
-def _control_text(control: Any) -> str:
-    return f"{control.column} is {' or '.join(map(str, control.values))}"
 
 
 def _matrix(source: AnnData, name: str, where: str) -> tuple[sparse.csr_matrix, pd.DataFrame]:
@@ -242,7 +234,8 @@ def from_matrix(
         scanpy.pp.filter_genes(data, min_cells=max(1, quality.min_cells))
         if data.n_vars == 0:
             raise DataError(
-                f"{where}: none of {before[1]} genes is seen in {quality.min_cells} cells: lower quality_control.min_cells"
+                f"{where}: none of {before[1]} genes is seen in {quality.min_cells} cells: "
+                "lower quality_control.min_cells"
             )
         reports["quality_control"] = {
             "cells": before[0],

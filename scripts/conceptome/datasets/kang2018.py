@@ -82,7 +82,8 @@ def prepare(config: Kang2018, inputs: dict[str, Path], folder: Path) -> None:
             f"Cell types are transferred, not measured here: a classifier trained on {transfer['n_train']} cells that "
             f"the authors labelled is right for {accuracy['right']} of {accuracy['n']} held-out cells "
             f"({accuracy['accuracy']:.1%}, 95 % interval "
-            f"{accuracy['accuracy_low']:.1%} to {accuracy['accuracy_high']:.1%}). It knows only {five}; a cell of another type gets the nearest of these.",
+            f"{accuracy['accuracy_low']:.1%} to {accuracy['accuracy_high']:.1%}). "
+            f"It knows only {five}; a cell of another type gets the nearest of these.",
         ],
         reports={**reports, "transfer": transfer},
     )

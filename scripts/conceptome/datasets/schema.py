@@ -242,6 +242,11 @@ def control_mask(frame: pd.DataFrame, control: Control | None, where: str) -> np
     return mask
 
 
+def control_text(control: Control) -> str:
+    """Say in words what the controls are."""
+    return f"samples whose {control.column} is {' or '.join(map(str, control.values))}"
+
+
 def build(
     config: DatasetBase,
     frame: pd.DataFrame,
@@ -382,10 +387,14 @@ def _count_label(config: DatasetBase, frame: pd.DataFrame, obs: pd.DataFrame, na
             classes[value]["batches"] = int(rows["batch"].nunique())
         if instances is not None:
             classes[value]["instances"] = int(rows["instance"].nunique())
+            # That the controls got one and the same treatment is what makes them controls.
+            classes[value]["controls_only"] = bool(rows["control"].all())
     report["classes"] = classes
     if instances is not None:
-        report["single_instance_classes"] = [value for value, count in classes.items() if count["instances"] == 1]
-    if table["batch"].nunique() > 1:
+        report["single_instance_classes"] = [
+            value for value, count in classes.items() if count["instances"] == 1 and not count["controls_only"]
+        ]
+    if config.labels[name].role == "biological" and table["batch"].nunique() > 1:
         report["single_batch_classes"] = [value for value, count in classes.items() if count.get("batches") == 1]
     return report
 
