@@ -358,6 +358,7 @@ def build(
         "simulated": modality == "simulated",
         "n_samples": len(obs),
         "n_features": int(n_features),
+        "n_groups": int(obs["group"].nunique()),
         "labels": labels,
         "unit": unit,
         "group_is": group_is,

@@ -48,8 +48,15 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, separator: str | None = None, *, quoted: bool = True) -> pd.DataFrame:
     """Read one table: .parquet, .tsv or .txt (tab), anything else as .csv (comma); text may be gzipped.
+
+    Parameters
+    ----------
+    separator
+        Of the columns of a text table; None: told by the file's name.
+    quoted
+        False: a quotation mark is a character like any other.
 
     Raises
     ------
@@ -69,16 +76,17 @@ def read_table(path: Path) -> pd.DataFrame:
         # A named index is a column that pandas moved aside; an unnamed one is row numbers.
         frame = frame.reset_index(drop=frame.index.names == [None])
     else:
-        tabs = path.name.removesuffix(".gz").endswith((".tsv", ".txt"))
-        separator = "\t" if tabs else ","
+        if separator is None:
+            separator = "\t" if path.name.removesuffix(".gz").endswith((".tsv", ".txt")) else ","
+        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
         with open_text(path) as text:
-            names = next(csv.reader(text, delimiter=separator), [])
+            names = next(csv.reader(text, delimiter=separator, quoting=quoting), [])
         repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if repeated:
             raise DataError(f"{path}: column '{repeated[0]}' occurs {names.count(repeated[0])} times: keep one")
         try:
             with open_text(path) as text:
-                frame = pd.read_csv(text, sep=separator, low_memory=False)
+                frame = pd.read_csv(text, sep=separator, quoting=quoting, low_memory=False)
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise DataError(f"{path} is not a readable table: {error}") from None
     if frame.empty:
