@@ -1,4 +1,4 @@
-"""Simulated data only: which hidden variables do single atoms recover, and which does the model hold at all?"""
+"""Simulated data: which hidden variables single atoms recover, beside what the model holds of them at all."""
 
 from __future__ import annotations
 
@@ -51,9 +51,8 @@ def _weighted_correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> 
     mean_a, mean_b = weights @ a / total, weights @ b / total
     covariance = weights @ (a * b) / total - mean_a * mean_b
     variance = (weights @ (a * a) / total - mean_a**2) * (weights @ (b * b) / total - mean_b**2)
-    return np.divide(
-        covariance, np.sqrt(np.maximum(variance, 0.0)), out=np.zeros_like(variance), where=variance > 1e-24
-    )
+    scale = np.sqrt(np.maximum(variance, 0.0))
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 1e-12)
 
 
 class Hidden:

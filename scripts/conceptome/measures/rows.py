@@ -70,6 +70,11 @@ def _natural(value: Any) -> tuple:
         return (1, 0.0, str(value))
 
 
+def _name(value: Any) -> str:
+    """Class name to show: 24 rather than 24.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def choose_classes(
     obs: pd.DataFrame, card: Mapping[str, Any], label: str, *, min_groups: int, max_rows: int, seed: list[int]
 ) -> Classes:
@@ -107,27 +112,30 @@ def choose_classes(
     rows = choose_rows(present, max_rows, seed)
     groups = obs["group"].astype(str).to_numpy()
     split = obs["split"].astype(str).to_numpy()
-    excluded, names = [], []
-    classes = values.to_numpy()
-    for name in sorted(pd.unique(values[present]), key=_natural):
-        everywhere = present & (classes == name)
-        n_groups = len(np.unique(groups[everywhere]))
-        splits = set(split[rows][classes[rows] == name])
-        absent = [part for part in ("train", "validation", "test") if part not in splits]
-        if n_groups < min_groups:
-            excluded.append(f"{name} ({n_groups} group{'s' if n_groups != 1 else ''})")
+    # Codes follow first appearance, and a missing label is coded -1; classes are put into natural order.
+    codes, found = pd.factorize(values)
+    order = sorted(range(len(found)), key=lambda position: _natural(found[position]))
+    n_groups = pd.Series(groups[present]).groupby(codes[present]).nunique()
+    splits = pd.Series(split[rows]).groupby(codes[rows]).unique()
+    excluded, kept = [], []
+    for position in order:
+        name, count = _name(found[position]), n_groups[position]
+        absent = [part for part in ("train", "validation", "test") if part not in splits.get(position, ())]
+        if count < min_groups:
+            excluded.append(f"{name} ({count} group{'s' if count != 1 else ''})")
         elif absent:
             excluded.append(f"{name} (not in {' and '.join(absent)})")
         else:
-            names.append(name)
-    number = {name: position for position, name in enumerate(names)}
-    rows = rows[np.isin(classes[rows], names)] if names else rows[:0]
+            kept.append(position)
+    number = np.full(len(found) + 1, -1, dtype=np.int64)
+    number[kept] = np.arange(len(kept))
+    rows = rows[number[codes[rows]] >= 0]
     return Classes(
         label=label,
         role=described.get("role", "biological"),
         rows=rows,
-        y=np.array([number[name] for name in classes[rows]], dtype=np.int64),
-        names=[str(name) for name in names],
+        y=number[codes[rows]],
+        names=[_name(found[position]) for position in kept],
         groups=groups[rows],
         split=split[rows],
         excluded=excluded,

@@ -61,7 +61,8 @@ def _statistics(hits: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nda
     top, second = ordered[..., -1:, :], ordered[..., -2:-1, :]
     # The largest of the others: the second largest for the class that is largest itself.
     others = np.where(known == top, np.where((known == top).sum(axis=-2, keepdims=True) > 1, top, second), top)
-    return inside - outside, inside - others
+    # A bootstrap draw may miss all other classes: then there is nothing to compare with.
+    return inside - outside, inside - np.where(np.isinf(others), np.nan, others)
 
 
 def _take(values: np.ndarray, best: np.ndarray) -> np.ndarray:
@@ -69,17 +70,33 @@ def _take(values: np.ndarray, best: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, best[..., None, :], axis=-2)[..., 0, :]
 
 
-def _counts(active: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Active samples per class for many labellings: (P, C, m) hits and (P, C) sizes from labels (P, n)."""
-    onehot = (labels[:, None, :] == np.arange(n_classes)[None, :, None]).astype(np.float32)
-    hits = onehot.reshape(-1, labels.shape[1]) @ active
-    return hits.reshape(len(labels), n_classes, -1), onehot.sum(axis=-1)
+def _summation(rows: np.ndarray, n_rows: int) -> sparse.csr_matrix:
+    """Build the (n_rows, n) 0/1 matrix whose product with (n, m) sums the samples that share an entry of rows (n,)."""
+    from scipy import sparse
+
+    n = len(rows)
+    return sparse.csr_matrix((np.ones(n, dtype=np.float32), (rows, np.arange(n))), shape=(n_rows, n))
+
+
+class _Labellings:
+    """Counts active samples per class under many labellings at once."""
+
+    def __init__(self, labels: np.ndarray, n_classes: int):
+        from scipy import sparse
+
+        self._shape = (len(labels), n_classes)
+        self._sum = sparse.vstack([_summation(labelling, n_classes) for labelling in labels]).tocsr()
+        self._sizes = np.asarray(self._sum.sum(axis=1)).reshape(self._shape)
+
+    def __call__(self, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hits (P, C, m) and class sizes (P, C) for 0/1 activity (n, m)."""
+        return (self._sum @ active).reshape(*self._shape, -1), self._sizes
 
 
 def selectivity(
     active: sparse.csr_matrix, rule: str, classes: Classes, config: Measures
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Selectivity of every atom for its best class, and the ordered curves of permuted labels.
+    """Measure the selectivity of every atom for its best class, and the ordered curves of permuted labels.
 
     avg(f,i) = P(active|i) − P(active|not i); max(f,i) = P(active|i) − max over j≠i of P(active|j). An atom's class
     is the one with the largest statistic on train and validation samples (chosen apart for avg and for max); the
@@ -108,20 +125,21 @@ def selectivity(
 
     n_classes, m = len(classes.names), active.shape[1]
     choose, test = np.flatnonzero(~classes.part("test")), np.flatnonzero(classes.part("test"))
-    shuffled = {
-        part: permutations(
-            classes.y[rows], config.permutations, seeded(config.seed, "selectivity", part), classes.groups[rows]
-        )
-        for part, rows in (("choose", choose), ("test", test))
-    }
+    real, shuffled = {}, {}
+    for part, rows in (("choose", choose), ("test", test)):
+        y = classes.y[rows]
+        seed = seeded(config.seed, "selectivity", part)
+        real[part] = _Labellings(y[None], n_classes)
+        shuffled[part] = _Labellings(permutations(y, config.permutations, seed, classes.groups[rows]), n_classes)
     # Samples of one group and class are interchangeable to a bootstrap by group: sum them first.
     group, group_names = group_codes(classes.groups[test])
     cell, cell_of = np.unique(group * n_classes + classes.y[test], return_inverse=True)
     draws = bootstrap_groups(classes.groups[test], config.bootstraps, seeded(config.seed, "selectivity", "bootstrap"))
     cell_weights = draws[:, cell // n_classes].astype(np.float32)
+    cell_sum = _summation(cell_of, len(cell))
+    of_class = [np.flatnonzero(cell % n_classes == c) for c in range(n_classes)]
     cell_sizes = np.bincount(cell_of, minlength=len(cell)).astype(np.float32)
-    cell_class = cell % n_classes
-    size_draws = np.stack([cell_weights[:, cell_class == c] @ cell_sizes[cell_class == c] for c in range(n_classes)], 1)
+    size_draws = np.stack([cell_weights[:, own] @ cell_sizes[own] for own in of_class], axis=1)
 
     tables, nulls = [], {"avg": [], "max": []}
     names = np.array(classes.names, dtype=object)
@@ -129,15 +147,12 @@ def selectivity(
     for start in range(0, m, _BLOCK):
         block = columns[:, start : start + _BLOCK].astype(np.float32).toarray()
         learn, judge = block[choose], block[test]
-        avg, peak = _statistics(*(part[0] for part in _counts(learn, classes.y[choose][None], n_classes)))
+        avg, peak = (values[0] for values in _statistics(*real["choose"](learn)))
         best, best_max = np.nanargmax(avg, axis=0), np.nanargmax(peak, axis=0)
-        avg, peak = _statistics(*(part[0] for part in _counts(judge, classes.y[test][None], n_classes)))
+        avg, peak = (values[0] for values in _statistics(*real["test"](judge)))
 
-        cell_hits = np.zeros((len(cell), block.shape[1]), dtype=np.float32)
-        np.add.at(cell_hits, cell_of, judge)
-        hit_draws = np.stack(
-            [cell_weights[:, cell_class == c] @ cell_hits[cell_class == c] for c in range(n_classes)], 1
-        )
+        cell_hits = cell_sum @ judge
+        hit_draws = np.stack([cell_weights[:, own] @ cell_hits[own] for own in of_class], axis=1)
         avg_draws, peak_draws = _statistics(hit_draws, size_draws)
         reach = {}
         for name, values, chosen in (("avg", avg_draws, best), ("max", peak_draws, best_max)):
@@ -165,8 +180,8 @@ def selectivity(
                 }
             )
         )
-        learned = _statistics(*_counts(learn, shuffled["choose"], n_classes))
-        judged = _statistics(*_counts(judge, shuffled["test"], n_classes))
+        learned = _statistics(*shuffled["choose"](learn))
+        judged = _statistics(*shuffled["test"](judge))
         for name, learn_null, judge_null in zip(("avg", "max"), learned, judged):
             nulls[name].append(_take(judge_null, np.nanargmax(learn_null, axis=-2)))
 

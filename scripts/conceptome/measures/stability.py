@@ -1,4 +1,4 @@
-"""Do two seeds find the same atoms? Optimal matching of atoms by cosine, with coherence beside it."""
+"""Whether two seeds find the same atoms: optimal matching by cosine, with coherence beside it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def coherence(atoms: np.ndarray) -> float:
 
 
 def random_matches(m: int, d: int, *, signless: bool, config: Measures) -> np.ndarray:
-    """Matched cosines of pairs of random dictionaries (isotropic unit atoms): (stability_draws, m) float64."""
+    """Draw the matched cosines of pairs of random dictionaries (isotropic unit atoms): (stability_draws, m) float64."""
     rng = np.random.default_rng(seeded(config.seed, "stability", m, d))
     matched = []
     for _ in range(config.stability_draws):
