@@ -161,16 +161,25 @@ class Plan:
         }
         return [figure for figure in self.config.run.figures if applies.get(figure, True)]
 
-    def figure_inputs(self, tables: Sequence[str]) -> dict[str, list[str]]:
-        """Evidence tables that a figure reads, by table name."""
-        return {table: self.evidence_files(table) for table in tables}
+    def activation_folders(self) -> list[str]:
+        """Every activation store, in the configured order."""
+        return [
+            f"{self.results}/activations/{name}/{model}" for name in self.datasets for model in self.study(name).models
+        ]
+
+    def evidence_settings(self) -> dict[str, dict]:
+        """What a caption needs to know of each study: null models, and the settings behind intervals and nulls."""
+        return {
+            name: study.model_dump(mode="json", include={"null_models", "measures", "enrichment"})
+            for name, study in self.config.studies.items()
+        }
 
     def figure_files(self) -> list[str]:
         """Every file of every figure: what a run is for."""
         return [
             f"{self.figure_folder(figure)}/{name}"
             for figure in self.figures()
-            for name in (f"{figure}.svg", f"{figure}.png", f"{figure}.csv", "caption.rst")
+            for name in (f"{figure}.svg", f"{figure}.png", f"{figure}.csv", "caption.md")
         ]
 
     def figure_folder(self, figure: str) -> str:

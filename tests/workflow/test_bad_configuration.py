@@ -12,8 +12,14 @@ CASES = {
         ["learning_rat", "learning_rate"],
     ),
     "wrong type": ({"seeds": "zero"}, ["seeds", "list"]),
-    "wrong type of an option": ({"override": {"kang2018": {"dictionaries": {"topk": {"m": "many"}}}}}, ["m", "integer"]),
-    "m below k": ({"override": {"kang2018": {"dictionaries": {"topk": {"m": 16, "k": 32}}}}}, ["at least k", "raise m"]),
+    "wrong type of an option": (
+        {"override": {"kang2018": {"dictionaries": {"topk": {"m": "many"}}}}},
+        ["m", "integer"],
+    ),
+    "m below k": (
+        {"override": {"kang2018": {"dictionaries": {"topk": {"m": 16, "k": 32}}}}},
+        ["at least k", "raise m"],
+    ),
     "m below rounds × columns": (
         {"override": {"kang2018": {"dictionaries": {"icfl": {"m": 16, "rounds": 8, "columns": 4}}}}},
         ["rounds × columns"],
@@ -49,4 +55,6 @@ def test_the_schema_on_disk_is_the_models_schema():
 
     from conceptome.config import Config
 
-    assert json.loads((REPOSITORY / "config/schema.json").read_text()) == json.loads(json.dumps(Config.model_json_schema()))
+    assert json.loads((REPOSITORY / "config/schema.json").read_text()) == json.loads(
+        json.dumps(Config.model_json_schema())
+    )

@@ -11,13 +11,23 @@ def test_every_figure_is_drawn_with_its_table_and_caption(finished):
     folder = finished.path("studies", "test", "figures")
     figures = sorted(path.name for path in folder.iterdir())
     assert figures == sorted(
-        ["activations", "reconstruction", "selectivity", "probes", "labels", "gene_sets", "residues", "stability", "recovery"]
+        [
+            "activations",
+            "reconstruction",
+            "selectivity",
+            "probes",
+            "labels",
+            "gene_sets",
+            "residues",
+            "stability",
+            "recovery",
+        ]
     )
     for figure in figures:
         assert (folder / figure / f"{figure}.png").stat().st_size > 10_000
         assert (folder / figure / f"{figure}.svg").read_text().startswith("<?xml")
         assert len(pd.read_csv(folder / figure / f"{figure}.csv")) > 0
-        assert (folder / figure / "caption.rst").read_text().strip()
+        assert (folder / figure / "caption.md").read_text().strip()
 
 
 def test_a_second_run_has_nothing_to_do(finished):
@@ -26,7 +36,9 @@ def test_a_second_run_has_nothing_to_do(finished):
 
 
 def test_every_job_left_a_complete_record(finished):
-    records = [json.loads(path.read_text()) for path in finished.path(".provenance").rglob("*.json") if "final" in path.name]
+    records = [
+        json.loads(path.read_text()) for path in finished.path(".provenance").rglob("*.json") if "final" in path.name
+    ]
     rules = {record["rule"] for record in records}
     assert {"retrieve", "embed", "whiten", "learn", "measure", "enrich"} <= rules
     assert all(record["status"] == "success" for record in records)
@@ -68,6 +80,9 @@ def test_snakefiles_are_formatted():
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
