@@ -83,7 +83,10 @@ class H5ad(CellsBase):
 
     reader: Literal["h5ad"]
     counts: str | None = Field(
-        None, description="layer with raw counts; 'X' for .X; null: .X is already normalised and log-transformed"
+        None, description="layer with raw counts; 'X' for .X, 'raw' for .raw.X; null: the matrix is already normalised"
+    )
+    normalised: str = Field(
+        "X", description="where the normalised, log-transformed matrix lies if counts is null: a layer, 'X' or 'raw'"
     )
     gene_symbols: str | None = Field(None, description="var column with gene symbols; null: the var index")
     control: Control | None = None
