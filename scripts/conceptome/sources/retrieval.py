@@ -246,8 +246,7 @@ def _download(content: Content, target: Path) -> None:
             if 400 <= status < 500 and status not in (408, 429):
                 raise _Unavailable(reason) from None
         except requests.RequestException as error:
-            received = target.stat().st_size if target.exists() else 0
-            reason = f"truncated: {received:,} of {content.size:,} bytes" if received else _connection_problem(error)
+            reason = _connection_problem(error, content)
         else:
             received = target.stat().st_size
             if received >= content.size:
@@ -256,14 +255,12 @@ def _download(content: Content, target: Path) -> None:
     raise _Unavailable(f"{reason}, {ATTEMPTS} attempts")
 
 
-def _connection_problem(error: Exception) -> str:
+def _connection_problem(error: Exception, content: Content) -> str:
     import requests
 
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "connection broke off before the first byte"
-    return "no connection"
+        return f"truncated: the connection broke off before all {content.size:,} bytes had come"
+    return "no answer in time" if isinstance(error, requests.Timeout) else "no connection"
 
 
 def installed_member(package: Package, member: str) -> Path | None:
