@@ -94,7 +94,7 @@ def _train(config: Autoencoder, X: np.ndarray) -> tuple[torch.nn.Sequential, dic
     parameters = [*encoder.parameters(), *decoder.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
     every = max(1, config.epochs // 10)
-    losses: dict[str, float] = {}
+    losses: list[list[float]] = []
     for epoch in range(1, config.epochs + 1):
         total = 0.0
         for batch in torch.randperm(len(data), generator=order).split(config.batch_size):
@@ -105,8 +105,8 @@ def _train(config: Autoencoder, X: np.ndarray) -> tuple[torch.nn.Sequential, dic
             optimiser.step()
             total += loss.item() * len(batch)
         if epoch % every == 0 or epoch == config.epochs:
-            losses[str(epoch)] = total / len(data)
-            log.info("autoencoder: epoch %d of %d, squared error %.4g", epoch, config.epochs, losses[str(epoch)])
+            losses.append([epoch, total / len(data)])
+            log.info("autoencoder: epoch %d of %d, squared error %.4g", epoch, config.epochs, losses[-1][1])
     with torch.inference_mode():
         residual = sum(float(((decoder(encoder(x)) - x) ** 2).sum(dtype=torch.float64)) for x in data.split(4096))
         latent = torch.cat([encoder(x) for x in data.split(4096)])

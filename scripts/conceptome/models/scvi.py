@@ -68,6 +68,9 @@ def embed(config: Scvi, dataset: Dataset, *, threads: int, weights: Path | None)
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back the training framework's notices; our own progress goes through logging."""
+    import lightning.pytorch  # noqa: F401  importing them sets the levels of their loggers
+    import scvi as scvi_tools  # noqa: F401
+
     loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -132,7 +135,7 @@ def _train(config: Scvi, counts: Any, threads: int) -> tuple[Any, dict[str, Any]
     if not (np.isfinite(elbo).all() and torch.isfinite(parameters).all()):
         raise DataError("model 'scvi': training diverged (NaN loss); check the counts, or lower model.max_epochs")
     every = max(1, len(elbo) // 20)
-    curve = {str(int(epoch) + 1): value for epoch, value in list(elbo.items())[::every]}
+    curve = [[int(epoch) + 1, float(value)] for epoch, value in list(elbo.items())[::every]]
     return model, {"epochs": len(elbo), "final_elbo": float(elbo.iloc[-1]), "elbo": curve}
 
 
