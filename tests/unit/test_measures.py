@@ -94,7 +94,7 @@ def test_planted_dictionary_wins_every_measure(study, tmp_path):
         assert set(frame["dataset"]) == {"data"}
         assert set(frame["whitening"]) == {"none"}
 
-    reconstruction = tables["reconstruction"].set_index(["dictionary", "seed", "k"])
+    reconstruction = tables["reconstruction"].set_index(["dictionary", "seed", "k"]).sort_index()
     assert list(reconstruction.loc["topk", 0].index) == [1, 2, 4]
     assert list(reconstruction.loc["identity", 0].index) == [1, 2, 4, 8]
     assert reconstruction.loc["identity", 0, 8]["fvu"] == 0
