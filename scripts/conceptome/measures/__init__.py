@@ -130,7 +130,7 @@ class _Bench:
 def _mark(codes: sparse.csr_matrix, atoms: np.ndarray) -> tuple:
     """Mark a fit, so that deterministic methods (PCA, identity) are measured once, not once per seed.
 
-    Checksums, not cryptographic digests: dense codes of many samples take hundreds of megabytes, and nobody forges them.
+    Checksums, not cryptographic digests: dense codes take hundreds of megabytes, and nobody forges them.
     """
     parts = (atoms, codes.indptr, codes.indices, codes.data)
     return codes.nnz, *(zlib.crc32(np.ascontiguousarray(part)) for part in parts)
