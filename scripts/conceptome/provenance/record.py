@@ -29,6 +29,7 @@ from typing import Any, TextIO
 from conceptome.errors import ConceptomeError
 from conceptome.files import sha256_file, write_json
 from conceptome.progress import VARIABLE as PROGRESS_VARIABLE
+from conceptome.provenance.closure import closure, repository
 from conceptome.provenance.folder import (
     RESULTS_VARIABLE,
     WORKFLOW_VARIABLE,
@@ -187,12 +188,12 @@ def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> 
     code = parameters.pop("code", None)
     if code is None:
         script = Path(str(getattr(snakemake, "scriptdir", None) or ""), f"{snakemake.rule}.py")
-        code = _closure_of(script)
+        code = closure(script) if script.is_file() else {"digest": None, "files": []}
     elif isinstance(code, str):
         code = {"digest": code, "files": []}
     wildcards = plain(dict(snakemake.wildcards.items()))
     seeds = sorted({*_seeds(parameters), *_seeds(wildcards)}, key=str)
-    lock = Path("requirements.lock")
+    lock = repository() / "requirements.lock"
     known = {
         "parameters": parameters,
         "seeds": seeds,
@@ -213,12 +214,6 @@ def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> 
         "environment": environment(folder),
         "commit": commit(),
     }
-
-
-def _closure_of(script: Path) -> dict[str, Any]:
-    from conceptome.provenance.closure import closure
-
-    return closure(script) if script.is_file() else {"digest": None, "files": []}
 
 
 def _mark(path: str) -> tuple | None:
@@ -276,7 +271,7 @@ def environment(folder: ProvenanceFolder) -> str:
 
 def commit() -> dict[str, Any]:
     """Commit of the checkout and whether tracked files differ from it; both None outside a git checkout."""
-    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = ["git", "-C", str(repository()), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     # A status call refreshes the index unless told not to, and jobs that run side by side would race for its lock.
     variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
