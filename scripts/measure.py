@@ -22,5 +22,5 @@ with job(snakemake):
         FitFiles(snakemake.params.fits, snakemake.input.dictionaries, snakemake.input.codes),
         parse("measures", snakemake.params.measures),
         Path(snakemake.output.reconstruction).parent,
-        place={key: snakemake.wildcards[key] for key in ("dataset", "model", "whitening")},
+        place={key: getattr(snakemake.wildcards, key) for key in ("dataset", "model", "whitening")},
     )

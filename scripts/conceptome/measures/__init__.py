@@ -180,16 +180,12 @@ def measure(
     seen: dict[tuple[str, tuple], dict[str, list[pd.DataFrame]]] = {}
     for name, seed in fits:
         dictionary, codes = fits[name, seed]
-        matrix = codes.to_scipy().tocsr()
+        matrix = codes.to_scipy()
         if matrix.shape != (store.shape[0], dictionary.atoms.shape[0]):
             raise DataError(
                 f"codes of dictionary {name}, seed {seed}, are {matrix.shape[0]} × {matrix.shape[1]}, but there are "
                 f"{store.shape[0]} samples and {dictionary.atoms.shape[0]} atoms: encode them again"
             )
-        if not matrix.has_canonical_format or (matrix.data == 0).any():
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
-            matrix.eliminate_zeros()
         methods[name] = str(dictionary.card["method"])
         atoms[name, seed] = np.asarray(dictionary.atoms)
         key = (name, _mark(matrix, atoms[name, seed]))
