@@ -77,7 +77,8 @@ def _stratify(member: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
     n = len(member)
     fractions = np.array([sizes[name] for name in SPLITS], float) / n
     room = np.array([sizes[name] for name in SPLITS], float)
-    wanted = member.sum(0)[:, None] * fractions
+    # How much of each concept a split still lacks, in proportion to the split's size.
+    lack = np.repeat(member.sum(0)[:, None].astype(float), 3, axis=1)
     dealt = np.full(n, -1)
     open_rows = np.ones(n, bool)
     while True:
@@ -86,12 +87,15 @@ def _stratify(member: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
             break
         concept = int(np.argmin(np.where(left > 0, left, n + 1)))
         for row in np.flatnonzero(open_rows & member[:, concept]):
-            # The split that lacks most of this concept, then the one with most room; a full split takes nothing.
-            best = max(range(3), key=lambda s: (room[s] > 0, wanted[concept, s], room[s]))
+            # The split that lacks most of this concept, then of all of the group's concepts; a full one takes nothing.
+            all_lack = (lack[member[row]] / member[:, member[row]].sum(0)[:, None]).sum(0)
+            best = max(
+                range(3), key=lambda s: (room[s] > 0, round(lack[concept, s], 9), round(all_lack[s], 9), room[s])
+            )
             dealt[row] = best
             open_rows[row] = False
             room[best] -= 1
-            wanted[member[row], best] -= 1
+            lack[member[row], best] -= 1 / fractions[best]
     rest = np.flatnonzero(open_rows)
     dealt[rest] = np.repeat(np.arange(3), room.astype(int))
     return np.array(SPLITS, dtype=object)[dealt]
