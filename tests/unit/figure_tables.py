@@ -131,7 +131,7 @@ def _fits(datasets, models=True):
 
 def activations(rng):
     rows, spectra = [], []
-    sizes = {"kang2018": 2000, "cell_injury": 3199, "yeast": 4000}
+    sizes = {"kang2018": 800, "cell_injury": 900, "yeast": 1000}
     for data, n in sizes.items():
         for model in STUDIES[data]["models"]:
             control = rng.random(n) < (0.2 if data == "yeast" else 0.48)
@@ -160,7 +160,7 @@ def activations(rng):
                         }
                     )
                 )
-                d, n_test = STUDIES[data]["d"], int(0.2 * n * control.mean())
+                d, n_test = STUDIES[data]["d"], int(0.5 * n * control.mean())
                 power = np.arange(1, d + 1) ** -1.6 * 40 if whitening == "none" else np.ones(d)
                 x = rng.standard_normal((n_test, d)) * np.sqrt(power) * (1.0 if whitening == "none" else 1.05)
                 eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]

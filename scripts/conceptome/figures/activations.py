@@ -56,7 +56,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             letter = next(letters)
             outside += _projection(panel, part, colour_by)
             title = dataset_title(cards[data], data, model) if whitening == shown[0] else ""
-            style.mark(panel, letter, f"{title}\n{style.whitening_label(whitening)}".strip(), wrap=44)
+            style.mark(panel, letter, f"{title}\n{style.whitening_label(whitening)}".strip(), wrap=48)
             source = here[here["whitening"] == whitening]
             for axis, label in ((1, panel.set_xlabel), (2, panel.set_ylabel)):
                 share = f" ({100 * source[f'pc{axis}_share'].iloc[0]:.0f} %)" if f"pc{axis}_share" in source else ""
@@ -79,7 +79,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
                 letter = next(letters)
                 columns = ["dataset", "model", "whitening", "component", "eigenvalue", "n"]
                 columns += [name for name in (*BOUNDS, *NULL) if name in part]
-                table = part[columns]
+                table = part[columns].copy()
+                # Only the last whitening is held against the null.
+                table.loc[table["whitening"] != shown[-1], [name for name in NULL if name in table]] = float("nan")
                 _spectrum(panel, table)
                 style.mark(panel, letter, "spectrum of test controls")
                 drawing.add(letter, table)
@@ -91,10 +93,10 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"exists, by batch. {captions.count(outside)} extreme points lie outside the frames. n: "
         f"{captions.several(facts)}.",
         "Spectrum: eigenvalues (variance, log scales) of the covariance of TEST controls, which the whitening, fitted "
-        "on "
-        "training controls, has not seen. A whitening that holds on them is flat near 1 (dotted), as flat as the null "
-        "(grey): as many independent samples with the same total variance in all directions alike. Whitening that "
-        "overfits its controls bends away from the null.",
+        "on training controls, has not seen. A whitening that holds on them is flat near 1 (dotted), as flat as the "
+        "null; one that overfits its controls bends away from it.",
+        "Null (grey): the spectrum of as many independent samples with the same total variance, alike in all "
+        "directions.",
         captions.interval(cards, datasets) + " They belong to the eigenvalues (band); points have none.",
         *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(drawn)),

@@ -50,7 +50,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     chosen = {data: _top(headline(frame[frame["dataset"] == data])) for data in datasets}
     heights = [max(7, cells["y"].nunique()) for cells in chosen.values()]
 
-    figure = style.new_figure(22 + sum(20 + 6.2 * height for height in heights))
+    figure = style.new_figure(22 + sum(20 + 6.6 * height for height in heights))
     axes = figure.subplots(len(datasets), 2, squeeze=False, width_ratios=[1.35, 1], height_ratios=heights)
     drawing = Drawing(figure, "Gene sets of atoms")
     letters = style.letters()
@@ -224,7 +224,7 @@ def _dots(axes: Axes, cells: pd.DataFrame, colours: object, norm: object) -> obj
     atoms = cells.drop_duplicates("x").sort_values("x")
     terms = cells.drop_duplicates("y").sort_values("y")
     names = [_two_lines(term, kind) for term, kind in zip(terms["term"], terms["collection"])]
-    axes.set_yticks(terms["y"], names, linespacing=0.95)
+    axes.set_yticks(terms["y"], names, linespacing=1.1)
     axes.set_xticks(atoms["x"], atoms["atom"].astype(str), rotation=90)
     axes.set_xlim(-0.6, atoms["x"].max() + 0.6)
     axes.set_ylim(terms["y"].max() + 0.6, -0.6)

@@ -58,7 +58,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         drawing.add(letter, cells)
         letter = next(letters)
         _best(side, best)
-        style.mark(side, letter, "best atom (number) per class")
+        style.mark(side, letter, "best atom per class")
         drawing.add(letter, best)
         top = best.loc[best["auroc"].idxmax()]
         marked = int(cells["significant"].sum())
@@ -70,6 +70,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     bar = figure.colorbar(mesh, ax=axes[:, 0].tolist(), location="bottom", shrink=0.4, aspect=30, pad=0.01)
     bar.set_label("AUROC of the code for the class (0.5 = no association)")
     bar.outline.set_linewidth(0.4)
+    handles = [style.dot_handle(f"q < {Q} and above the null"), style.band_handle("null: permuted labels", alpha=1.0)]
+    style.legend_below(figure, handles)
     alpha = captions.settings(cards[datasets[0]], "enrichment").confidence
     drawing.sentences = [
         "AUROC (no unit) with which an atom's code tells a class from all other test samples. The dictionary is "
@@ -78,7 +80,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"over the classes by q, then effect, up to {ATOMS}. Dots: q < {Q} (Benjamini-Hochberg over all atoms × "
         f"classes) and above the permuted-label null. {captions.several(facts)}.",
         captions.interval(cards, datasets, "enrichment")
-        + " They are drawn for the best atom of every class; that atom "
+        + " They are drawn for the best atom (its number beside) of every class; that atom "
         "was picked on the same samples, so its estimate leans high: compare it with the null, picked the same way.",
         f"Null (grey bars): {100 * alpha:g} % quantile of the highest AUROC over all atoms under permuted labels. "
         "Classes of a technical label (batch, plate) are set in italics: they warn, they are no finding.",

@@ -61,7 +61,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         title = cards[data].get("labels", {}).get(label, {}).get("title") or label
         arrow = "technical ↓" if role == "technical" else "biology ↑"
         head = short_title(cards[data], data, model).replace("\n", " · ")
-        style.mark(panel, letter, f"{head}\n{title}, {captions.count(part['n_classes'].iloc[0])} classes, {arrow}")
+        style.mark(panel, letter, f"{head}\n{title} · {arrow}", wrap=40)
         drawing.add(letter, part, raw[[*KEYS, "label", "role", "seed", "balanced_accuracy"]])
         best = part.loc[part["balanced_accuracy"].idxmax()]
         facts.append(
@@ -69,7 +69,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             f"[{captions.number(best['low'])}, {captions.number(best['high'])}] "
             f"({style.dictionary_label(best['dictionary'], best['method'])}, "
             f"{style.whitening_label(best['whitening'])}; "
-            f"chance {captions.number(chance)})"
+            f"{captions.count(part['n_classes'].iloc[0])} classes)"
         )
         groups = f" in {captions.count(part['n_groups_test'].iloc[0])} groups" if "n_groups_test" in part else ""
         sizes.append(f"{data}/{label} {captions.count(part['n_test'].iloc[0])}{groups}")

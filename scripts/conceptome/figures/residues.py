@@ -108,7 +108,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     handles = [
         _patch("trained model", style.REFERENCE_COLOUR, None),
         *([_patch("shuffled model", "white", "//////")] if has_null else []),
-        style.band_handle("lower bound above it too", "black", 0.35),
+        style.band_handle(f"lower bound also > {bar:g}", "black", 0.35),
         style.method_handles([("identity", "identity")], line=False)[0],
         style.band_handle("null: permuted annotation", alpha=1.0),
     ]
@@ -238,7 +238,7 @@ def _readable(concept: str, most: int = 34) -> str:
     kind, _, note = str(concept).partition("|")
     kind = TYPES.get(kind, kind.replace("_", " ").capitalize() if kind.isupper() else kind)
     text = f"{kind}: {note}" if note else kind
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= most else text[: most - 1].rstrip(" .,(") + "…"
 
 
 def _summary(counts: pd.DataFrame) -> str:

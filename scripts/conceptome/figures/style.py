@@ -230,6 +230,13 @@ def line_handle(label: str, colour: str = REFERENCE_COLOUR, linestyle: str = ":"
     return Line2D([], [], color=colour, linestyle=linestyle, linewidth=0.9, label=label)
 
 
+def dot_handle(label: str) -> Artist:
+    """Legend entry of a small black dot."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color="black", marker="o", markersize=1.8, linestyle="none", label=label)
+
+
 def null_handle(label: str) -> Artist:
     """Legend entry of a null that is drawn as a grey bar with a tick (see `panels.dot_rows`)."""
     from matplotlib.lines import Line2D
