@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from conceptome.config.base import Strict
+
+RESERVED_LABELS = ("sample_id", "control", "group", "split")
 
 
 class Input(Strict):
@@ -28,6 +30,11 @@ class Label(Strict):
     kind: Literal["categorical", "ordinal", "numeric"] = "categorical"
     role: Literal["biological", "technical"] = "biological"
     title: str | None = None
+    instances: str | None = Field(
+        None,
+        description="column whose distinct values are the independent instances of a class (the compounds of an "
+        "injury class); classes with a single instance are marked in the card",
+    )
 
 
 class Control(Strict):
@@ -65,11 +72,34 @@ class QualityControl(Strict):
 class DatasetBase(Strict):
     """Keys that every reader shares."""
 
+    # The sets of input names that the reader takes; empty: one or more inputs with names of the user's choice.
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = ()
+
     title: str
     inputs: dict[str, Input] = {}
     split: Split = Split()
     labels: dict[str, Label] = {}
     subsample: int | None = Field(None, gt=0, description="keep this many samples (cells, wells, proteins), seeded")
+    control_fraction: float = Field(
+        0.2, gt=0, le=1, description="where there is no natural control, this seeded random share of samples serves"
+    )
+
+    @model_validator(mode="after")
+    def _inputs_known(self) -> DatasetBase:
+        if self.input_names and not any(set(self.inputs) == set(names) for names in self.input_names):
+            wanted = " or ".join("{" + ", ".join(names) + "}" for names in self.input_names)
+            given = ", ".join(self.inputs) or "none"
+            raise ValueError(f"this reader's inputs are {wanted} (given: {given})")
+        if not self.input_names and not self.inputs:
+            raise ValueError("this reader needs at least one input")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_not_reserved(self) -> DatasetBase:
+        for name in self.labels:
+            if name in RESERVED_LABELS:
+                raise ValueError(f"label '{name}' has a reserved name ({', '.join(RESERVED_LABELS)}): rename it")
+        return self
 
 
 class CellsBase(DatasetBase):
@@ -81,9 +111,13 @@ class CellsBase(DatasetBase):
 class H5ad(CellsBase):
     """Any AnnData file. `inputs: {h5ad: ...}`."""
 
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = (("h5ad",),)
     reader: Literal["h5ad"]
     counts: str | None = Field(
-        None, description="layer with raw counts; 'X' for .X; null: .X is already normalised and log-transformed"
+        None, description="layer with raw counts; 'X' for .X, 'raw' for .raw.X; null: the matrix is already normalised"
+    )
+    normalised: str = Field(
+        "X", description="where the normalised, log-transformed matrix lies if counts is null: a layer, 'X' or 'raw'"
     )
     gene_symbols: str | None = Field(None, description="var column with gene symbols; null: the var index")
     control: Control | None = None
@@ -94,20 +128,37 @@ class H5ad(CellsBase):
 class Kang2018(CellsBase):
     """Kang et al. 2018. `inputs: {counts: pbmc_stim.RData, annotated: muscat_example_sce.rda}`."""
 
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = (("counts", "annotated"),)
     reader: Literal["kang2018"]
+    min_transfer_probability: float = Field(
+        0.5, ge=0, le=1, description="cells whose best transferred type is less probable than this get no type"
+    )
+
+
+class Replace(Strict):
+    """Several recorded values that mean one thing: each of `values` becomes `by`."""
+
+    values: list[str | int | float] = Field(min_length=1)
+    by: str | int | float
 
 
 class Profiles(DatasetBase):
     """A table of profiles, one row per well or cell. `inputs`: one or more tables, stacked in the order given."""
 
     reader: Literal["profiles"]
+    unit: Literal["well", "cell", "site"] = Field("well", description="what a row is")
     metadata_columns: list[str] | None = Field(
         None, description="columns that are metadata; null: columns that start with metadata_prefix"
     )
     metadata_prefix: str = "Metadata_"
     ignore_columns: list[str] = Field([], description="columns that are neither labels nor features")
-    sample_id: list[str] | None = Field(None, description="columns whose joined values name a sample; null: row number")
+    sample_id: list[str] | None = Field(
+        None, description="columns (new names) whose values, joined by ':', name a sample; null: row number"
+    )
     rename: dict[str, str] = Field({}, description="original metadata column → short name used everywhere after")
+    replace: dict[str, list[Replace]] = Field(
+        {}, description="metadata column (new name) → recorded values that are one and the same value"
+    )
     control: Control | None = None
     group: str | None = None
     batch: str | None = None
@@ -119,29 +170,46 @@ class Profiles(DatasetBase):
 class Proteins(DatasetBase):
     """Protein sequences, one sample per residue.
 
-    `inputs`: {sequences: FASTA, annotations: table} or {flat: UniProt flat file}.
+    `inputs`: {sequences: FASTA, annotations: table}, {annotations: UniProt TSV export with a column 'Sequence'}, or
+    {flat: UniProt flat file}.
     """
 
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = (("sequences", "annotations"), ("annotations",), ("flat",))
     reader: Literal["proteins"]
     annotation_format: Literal["table", "uniprot_tsv", "flat"] = "table"
-    columns: dict[str, str] = Field(
-        {}, description="table: our name (protein, type, note, start, end) → the table's column"
+    columns: dict[Literal["protein", "type", "note", "start", "end", "isoform"], str] = Field(
+        {}, description="table: our name (protein, type, note, start, end, isoform) → the table's column"
     )
     max_length: int = Field(512, gt=0)
     n_proteins: int | None = Field(None, gt=0, description="seeded choice that covers the concepts; null: all")
     max_residues: int | None = Field(None, gt=0)
     min_proteins_per_concept: int = Field(5, gt=0)
-    ignore_types: list[str] = ["CHAIN"]
-    non_standard_residues: Literal["error", "drop_protein", "keep"] = "drop_protein"
-    control_fraction: float = Field(
-        0.2, gt=0, le=1, description="proteins have no natural control: whitening is fitted on this seeded random share"
+    max_shared_words: float | None = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="leave out a protein that shares more than this share of its 5-letter words with one already "
+        "chosen (0.5: about 87 % identity): near copies must not stand on both sides of the split; null: keep all",
     )
+    ignore_types: list[str] = Field(
+        ["CHAIN", "CONFLICT", "MUTAGEN", "VARIANT", "VAR_SEQ"],
+        description="types that are no concept: the whole chain, and differences between sequences",
+    )
+    bond_types: list[str] = Field(
+        ["DISULFID", "CROSSLNK"], description="types whose start and end are two bonded residues, not a stretch"
+    )
+    merge_numbered_notes: bool = Field(
+        True, description="'RRM 1' and 'RRM 2' → 'RRM', 'Helical; Name=3' → 'Helical': copies of one concept"
+    )
+    non_standard_residues: Literal["error", "drop_protein", "keep"] = "error"
+    beyond_end: Literal["error", "drop"] = Field("error", description="annotations beyond the end of their sequence")
     seed: int = 0
 
 
 class SimulatedSmall(DatasetBase):
     """Schuster's small simulation (arXiv 2410.11468): activity × accessibility → transcription factors → RNA."""
 
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = ((),)
     reader: Literal["simulated_small"]
     n_samples: int = Field(12_000, gt=0)
     seed: int = 0
@@ -150,6 +218,7 @@ class SimulatedSmall(DatasetBase):
 class SimulatedLarge(DatasetBase):
     """Schuster's large simulation (arXiv 2410.11468): programs → batch → cell type mask → genes."""
 
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = ((),)
     reader: Literal["simulated_large"]
     n_samples: int = Field(6_000, gt=0)
     n_programs: int = Field(100, gt=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from conceptome.config.base import Strict
 
@@ -54,6 +54,14 @@ class Esm2(ModelBase):
     shuffle_weights: bool = Field(False, description="permute every weight tensor's entries: the null model")
     tokens_per_batch: int = Field(4096, gt=0)
     stand_in: str | None = Field(None, description="what the checkpoint really is, when it stands in for another")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Esm2:
+        if sum(origin is not None for origin in (self.source, self.path, self.hub)) != 1:
+            raise ValueError("give exactly one of 'source' (config/sources.yaml), 'path' (a local folder) and 'hub'")
+        if self.hub is not None and self.revision is None:
+            raise ValueError("'hub' needs 'revision' (a commit), so that the weights stay fixed")
+        return self
 
 
 class Autoencoder(ModelBase):

@@ -1,0 +1,298 @@
+"""Checkpoints of ESM-2: finding, checking and loading an encoder and its vocabulary, without running code from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conceptome.errors import ConfigError, DataError, SourceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from conceptome.config.models import Esm2
+
+NEEDED = "a checkpoint folder needs config.json, vocab.txt and weights"
+HUB_FILES = ["config.json", "vocab.txt"]
+# What a checkpoint may hold beside the encoder: heads, the pooler, and buffers that are computed or unused.
+BESIDE = re.compile(
+    r"(pooler|contact_head|lm_head|classifier)\."
+    r"|embeddings\.(position_ids|position_embeddings\.weight)$"
+    r"|(encoder\.layer\.\d+\.attention\.self\.)?rotary_embeddings\.inv_freq$"
+)
+LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
+FREQUENCIES = "rotary_embeddings.inv_freq"
+FINAL_NORM = "encoder.emb_layer_norm_after."
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens in the order of vocab.txt, and the token of each letter (−1 where there is none), indexed by its byte."""
+
+    tokens: list[str]
+    of_letter: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, token: str) -> int:
+        return self.tokens.index(token)
+
+    def encode(self, name: str, sequence: str) -> np.ndarray:
+        """Tokens of a sequence, int64 (length + 2), between the start and end tokens.
+
+        Raises
+        ------
+        DataError
+            A letter has no token, or the sequence is empty.
+        """
+        if not sequence:
+            raise DataError(f"protein '{name}' has an empty sequence")
+        letters = np.frombuffer(sequence.encode("latin-1", errors="replace"), dtype=np.uint8)
+        tokens = self.of_letter[letters]
+        if (tokens < 0).any():
+            position = int(np.argmax(tokens < 0))
+            raise DataError(
+                f"protein '{name}' has {int((tokens < 0).sum())} letter(s) that ESM-2's vocabulary does not know, "
+                f"first '{sequence[position]}' at position {position + 1}: drop the protein "
+                "(dataset.non_standard_residues) or mend the sequence"
+            )
+        return np.concatenate([[self["<cls>"]], tokens, [self["<eos>"]]])
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Read vocab.txt: one token per line.
+
+    Raises
+    ------
+    SourceError
+        It is missing or lacks a special token.
+    """
+    path = folder / "vocab.txt"
+    if not path.exists():
+        raise SourceError(f"model 'esm2': {path} is missing; {NEEDED}")
+    tokens = path.read_text(encoding="utf-8").split()
+    absent = [token for token in ("<cls>", "<pad>", "<eos>") if token not in tokens]
+    if absent:
+        raise SourceError(f"{path} lacks the token {absent[0]}: it is not ESM-2's vocabulary")
+    of_letter = np.full(256, -1, dtype=np.int64)
+    for number, token in enumerate(tokens):
+        # Gap and insertion marks are tokens too, but no residues.
+        if len(token) == 1 and token.isalpha():
+            of_letter[ord(token)] = number
+    return Vocabulary(tokens, of_letter)
+
+
+def origin(config: Esm2, folder: Path) -> dict[str, str | None]:
+    """Where the weights came from, for the card; of a local path only the folder's name."""
+    if config.hub is not None:
+        return {"hub": config.hub, "revision": config.revision}
+    return {"source": config.source} if config.source is not None else {"path": folder.name}
+
+
+def find_weights(config: Esm2, weights: Path | None) -> Path:
+    """Folder of the checkpoint: the one retrieved for the source, a local one, or a download from the hub.
+
+    Raises
+    ------
+    ConfigError
+        No weights are declared, or a hub model has no revision.
+    SourceError
+        The weights were not retrieved, or the hub cannot be reached.
+    """
+    if weights is not None:
+        return Path(weights)
+    if config.path is not None:
+        return Path(config.path)
+    if config.hub is not None:
+        return _from_hub(config)
+    if config.source is not None:
+        raise SourceError(f"model 'esm2': the weights of source '{config.source}' were not retrieved")
+    raise ConfigError("model 'esm2' needs weights: give one of source, path and hub")
+
+
+def _from_hub(config: Esm2) -> Path:
+    """Download a pinned revision of a hub model; safetensors where there are any, else the .bin."""
+    if config.revision is None:
+        raise ConfigError(
+            f"model 'esm2': hub '{config.hub}' needs a revision (a commit), so that its weights stay fixed"
+        )
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: list[str]) -> Path:
+        try:
+            return Path(snapshot_download(config.hub, revision=config.revision, allow_patterns=patterns))
+        except Exception as error:  # the hub client raises many kinds; all mean that the weights are not there
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise SourceError(
+                f"model 'esm2': '{config.hub}' at revision {config.revision} cannot be had from the hub ({reason}); "
+                "download it elsewhere and give the folder as model.path"
+            ) from None
+
+    folder = fetch([*HUB_FILES, "model*.safetensors", "model.safetensors.index.json"])
+    if list(folder.glob("model*.safetensors")):
+        return folder
+    return fetch([*HUB_FILES, "pytorch_model*.bin", "pytorch_model.bin.index.json"])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files that hold a checkpoint's weights: one file, or the parts that its index names.
+
+    Raises
+    ------
+    SourceError
+        None are there, or a part is missing.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            missing = [part for part in parts if not (folder / part).exists()]
+            if missing:
+                raise SourceError(f"{folder}: {index.name} names {missing[0]}, which is not there")
+            return [folder / part for part in parts]
+    raise SourceError(f"{folder} holds no weights: model.safetensors or pytorch_model.bin is needed")
+
+
+def _read(path: Path, prefix: str, wanted: Callable[[str], bool]) -> tuple[set[str], dict[str, torch.Tensor]]:
+    """All names in a weight file, without `prefix`, and the tensors that are wanted; never runs code from the file."""
+    import torch
+
+    def select(keys: Iterable[str], get: Callable[[str], torch.Tensor]) -> tuple[set[str], dict[str, torch.Tensor]]:
+        names = {key.removeprefix(prefix): key for key in keys}
+        return set(names), {name: get(key) for name, key in names.items() if wanted(name)}
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as handle:
+                return select(handle.keys(), handle.get_tensor)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return select(state, state.__getitem__)
+    except Exception as error:  # safetensors, zipfile and the unpickler each have their own errors for a bad file
+        raise SourceError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it is truncated, corrupt, or not a plain "
+            "checkpoint; fetch it again"
+        ) from None
+
+
+def load_encoder(folder: Path, layer: int, vocabulary: Vocabulary) -> tuple[torch.nn.Module, int]:
+    """Load the first `layer` blocks of an ESM-2 encoder; return it in evaluation mode with the number of all blocks.
+
+    Every weight of the full encoder must be in the checkpoint and nothing unknown beside it: a renamed or missing
+    tensor is an error, never a randomly initialised layer.
+
+    Raises
+    ------
+    ConfigError
+        The layer does not exist.
+    SourceError
+        config.json is missing or not that of an ESM-2 model, or the weights are not those of its encoder.
+    """
+    import torch
+    from transformers import EsmConfig, EsmModel
+
+    settings = _read_config(folder)
+    total = settings["num_hidden_layers"]
+    if layer > total:
+        raise ConfigError(f"model 'esm2': layer {layer} does not exist; this checkpoint has layers 0 to {total}")
+    if settings["vocab_size"] != len(vocabulary):
+        raise SourceError(f"{folder}: config.json has {settings['vocab_size']} tokens, vocab.txt {len(vocabulary)}")
+    full = EsmConfig(**settings)
+    full._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        expected = {name: p.shape for name, p in EsmModel(full, add_pooling_layer=False).named_parameters()}
+    expected = {name: shape for name, shape in expected.items() if not BESIDE.match(name)}
+    state = _read_encoder(folder, expected, layer, total)
+
+    full.num_hidden_layers = max(layer, 1)  # a model without any block cannot be built: blocks are cut off below
+    with torch.random.fork_rng(devices=[]):
+        model = EsmModel(full, add_pooling_layer=False)
+    model.encoder.layer = model.encoder.layer[:layer]
+    model.contact_head = None
+    if layer < total:
+        model.encoder.emb_layer_norm_after = None  # the hidden state itself is wanted, as between two blocks
+    state.setdefault(FREQUENCIES, model.state_dict()[FREQUENCIES])  # computed where the checkpoint has none
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise SourceError(f"{folder}: weights do not fit config.json ({str(error).splitlines()[-1].strip()})") from None
+    return model.float().eval(), total
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise SourceError(f"model 'esm2': {path} is missing; {NEEDED}")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise SourceError(f"{path} is not valid JSON: fetch it again") from None
+    if settings.get("model_type") != "esm" or settings.get("position_embedding_type") != "rotary":
+        raise SourceError(f"{path} does not describe an ESM-2 model (model_type esm with rotary positions)")
+    if settings.get("is_folding_model"):
+        raise SourceError(f"{path} describes ESMFold; give the checkpoint of its ESM-2 encoder")
+    return {key: value for key, value in settings.items() if key not in ("torch_dtype", "dtype", "architectures")}
+
+
+def _read_encoder(folder: Path, expected: dict[str, Any], layer: int, total: int) -> dict[str, torch.Tensor]:
+    """Read what the first `layer` of `total` blocks need, once it is certain that the whole encoder is there."""
+
+    def needed(name: str) -> bool:
+        block = LAYER.match(name)
+        if block is not None:
+            return int(block.group(1)) < layer
+        return layer == total or not name.startswith(FINAL_NORM)
+
+    seen: set[str] = set()
+    state: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        # A model with a head keeps its encoder under the prefix 'esm.'; a bare encoder has no prefix.
+        names, tensors = _read(path, "esm.", lambda name: needed(name) and (name in expected or FREQUENCIES in name))
+        seen |= names
+        state |= tensors
+    missing = sorted(set(expected) - seen)
+    if missing:
+        raise SourceError(
+            f"{folder}: the checkpoint lacks {len(missing)} encoder weight(s), first '{missing[0]}': "
+            "it is not the model that config.json describes"
+        )
+    unknown = sorted(name for name in seen - set(expected) if not BESIDE.match(name))
+    if unknown:
+        raise SourceError(
+            f"{folder}: the checkpoint holds {len(unknown)} weight(s) that config.json does not explain, first "
+            f"'{unknown[0]}'"
+        )
+    # Older checkpoints keep a copy of the rotary frequencies in every block, all equal.
+    frequencies = [state.pop(name) for name in sorted(state) if FREQUENCIES in name]
+    for name, tensor in state.items():
+        if tensor.shape != expected[name]:
+            raise SourceError(
+                f"{folder}: weight '{name}' has shape {tuple(tensor.shape)}, but config.json asks for "
+                f"{tuple(expected[name])}"
+            )
+    return state | ({FREQUENCIES: frequencies[0]} if frequencies else {})
+
+
+def shuffle(model: torch.nn.Module, seed: int) -> None:
+    """Permute the entries within every weight tensor, in place: same value distributions, no structure.
+
+    Each tensor's permutation depends on the seed and its name only, so that the null of a layer does not change with
+    the number of layers loaded.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            rng = np.random.default_rng([seed, *name.encode()])
+            order = torch.from_numpy(rng.permutation(parameter.numel()))
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
