@@ -1,6 +1,7 @@
 import ast
 import csv
 import re
+import runpy
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -9,10 +10,12 @@ import figure_tables
 import numpy as np
 import pandas as pd
 import pytest
+from fake_job import fake_job
 
 import conceptome.figures
 from conceptome.config import FIGURES, Run
 from conceptome.errors import ConfigError, DataError
+from conceptome.files import write_json, write_parquet
 from conceptome.figures import TABLES, captions, draw, gene_sets, panels, style
 
 RUN = Run(studies=["kang2018"], dpi=80)
@@ -286,3 +289,48 @@ def test_figures_never_import_torch():
         names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
         assert not [name for name in names if name.split(".")[0] in ("torch", "scanpy", "sklearn")], path
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_captions_read_as_restructured_text_too(drawn, name):
+    # The workflow's report renders captions with docutils, which trips over |…| and a closing underscore.
+    docutils = pytest.importorskip("docutils.core")
+    page = docutils.publish_parts(caption(drawn[name][0]), writer="html", settings_overrides={"report_level": 1})
+    assert "system-message" not in page["body"]
+    assert "problematic" not in page["body"]
+
+
+def test_the_script_reads_tables_and_cards_where_the_rule_puts_them(tmp_path):
+    tables, cards = figure_tables.tables("residues"), figure_tables.cards()
+    results = tmp_path / "results"
+    frame, paths = tables["residues"], []
+    for (data, model, whitening), rows in frame.groupby(["dataset", "model", "whitening"], sort=False):
+        paths.append(results / "evidence" / data / model / whitening / "residues.parquet")
+        write_parquet(paths[-1], rows)
+    empty = results / "evidence" / "kang2018" / "scvi" / "none" / "residues.parquet"
+    write_parquet(empty, frame.iloc[:0])
+    folders = []
+    for model, card in cards["yeast"].pop("models").items():
+        folders.append(results / "activations" / "yeast" / model)
+        write_json(folders[-1] / "card.json", card)
+    study = cards["yeast"].pop("study")
+    for data in ("yeast", "kang2018"):
+        write_json(results / "data" / data / "card.json", cards[data])
+    out = results / "studies" / "default" / "figures" / "residues"
+    given = fake_job(
+        tmp_path,
+        rule="figure_residues",
+        inputs={
+            "tables": [str(path) for path in [empty, *paths]],
+            "cards": [str(results / "data" / data / "card.json") for data in ("kang2018", "yeast")],
+            "activations": [str(folder) for folder in folders],
+        },
+        outputs={"csv": str(out / "residues.csv"), "caption": str(out / "caption.md")},
+        params={"figure": "residues", "run": RUN.model_dump(mode="json"), "studies": {"yeast": study}},
+    )
+    script = Path(conceptome.figures.__file__).parents[2] / "draw_figure.py"
+    runpy.run_path(str(script), init_globals={"snakemake": given})
+    assert (out / "residues.svg").stat().st_size > 10_000
+    assert (out / "residues.png").read_bytes().startswith(b"\x89PNG")
+    assert "STAND-IN checkpoint (yeast/esm2)" in (out / "caption.md").read_text(encoding="utf-8")
+    assert pd.read_csv(out / "residues.csv")["panel"].tolist()[0] == "a"

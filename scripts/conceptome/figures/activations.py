@@ -115,7 +115,8 @@ def _batches(points: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]], data:
     """Column to colour by in the extra row: 'batch', where it is a declared technical label with two values or more."""
     labels = cards[data].get("labels", {})
     rows = points[points["dataset"] == data]
-    technical = labels.get("batch", {}).get("role") == "technical"
+    name = cards[data].get("batch_is") or "batch"
+    technical = labels.get(name, {}).get("role") == "technical"
     return ["batch"] if technical and "batch" in rows and rows["batch"].nunique() > 1 else []
 
 

@@ -85,14 +85,16 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         for data, part in frame.groupby("dataset", sort=False)
     )
     drawing.sentences = [
-        "SIMULATED data with planted truth. Above: for every hidden variable |correlation| with the code of its best "
+        "SIMULATED data with planted truth. Above: for every hidden variable absolute correlation with the code of "
+        "its best "
         "atom, "
         "chosen on training and validation samples (test; mean over seeds), against completeness, the R² (test) with "
         "which a linear regression from "
         "the activations reads the variable. The dashed line √R² is the correlation of that readout: what the model "
-        "holds bounds what a linear atom can show. Below: share of variables whose best |r| reaches a threshold. "
+        "holds bounds what a linear atom can show. Below: share of variables whose best absolute r reaches a "
+        "threshold. "
         f"Correlations and R² have no unit. n: {sizes}.",
-        f"Variables recovered (|r| > {recovered} on average over seeds), completeness (median R²) beside: "
+        f"Variables recovered (absolute r > {recovered} on average over seeds), completeness (median R²) beside: "
         f"{captions.several(facts)}.",
         captions.interval(cards, datasets)
         + f" Bars (panels with at most {FEW} variables) and bands (below) use the bounds of each variable. "

@@ -85,7 +85,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "Atoms of two seeds are matched one to one (Hungarian method) by cosine. Above: share of matched pairs with at "
         f"least that cosine, all seed pairs together; from the dotted line on ({shared}) an atom counts as shared. "
         "Below: "
-        "mean matched cosine against coherence (largest |cosine| between two atoms of one dictionary): near-duplicate "
+        "mean matched cosine against coherence (largest absolute cosine between two atoms of one dictionary): "
+        "near-duplicate "
         f"atoms can buy stability, so a good dictionary lies high and left. Cosines have no unit. n: {sizes}.",
         f"Mean cosine and shared atoms: {captions.several(_facts(summary, data) for data in datasets)}.",
         _interval(cards, datasets),
