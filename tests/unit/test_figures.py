@@ -15,8 +15,8 @@ from fake_job import fake_job
 import conceptome.figures
 from conceptome.config import FIGURES, Run
 from conceptome.errors import ConfigError, DataError
-from conceptome.files import write_json, write_parquet
 from conceptome.figures import TABLES, captions, draw, gene_sets, panels, style
+from conceptome.files import write_json, write_parquet
 
 RUN = Run(studies=["kang2018"], dpi=80)
 # Per figure, columns of the plotted table whose values must be seen in the panel of their letter.
@@ -320,14 +320,17 @@ def test_the_script_reads_tables_and_cards_where_the_rule_puts_them(tmp_path):
     given = fake_job(
         tmp_path,
         rule="figure_residues",
-        inputs={
-            "tables": [str(path) for path in [empty, *paths]],
-            "cards": [str(results / "data" / data / "card.json") for data in ("kang2018", "yeast")],
-            "activations": [str(folder) for folder in folders],
-        },
         outputs={"csv": str(out / "residues.csv"), "caption": str(out / "caption.md")},
         params={"figure": "residues", "run": RUN.model_dump(mode="json"), "studies": {"yeast": study}},
     )
+    for name, files in (
+        ("tables", [empty, *paths]),
+        ("cards", [results / "data" / data / "card.json" for data in ("kang2018", "yeast")]),
+        ("activations", folders),
+    ):
+        start = len(given.input)
+        given.input.extend(str(file) for file in files)
+        given.input._set_name(name, start, end=len(given.input))
     script = Path(conceptome.figures.__file__).parents[2] / "draw_figure.py"
     runpy.run_path(str(script), init_globals={"snakemake": given})
     assert (out / "residues.svg").stat().st_size > 10_000
