@@ -1,6 +1,6 @@
 """Fit a whitening on the control samples of the training split.
 
-input: activations (folder); params: whitening; output: whitening (folder, or the files whitening.safetensors, card.json).
+input: activations (folder); params: whitening; output: whitening (folder), or the files in it.
 """
 
 from pathlib import Path
@@ -8,8 +8,6 @@ from pathlib import Path
 from conceptome.provenance.record import job
 
 with job(snakemake):
-    from threadpoolctl import threadpool_limits
-
     from conceptome.activations import Store
     from conceptome.config import parse
     from conceptome.whitening import fit
@@ -17,7 +15,5 @@ with job(snakemake):
     store = Store(snakemake.input.activations)
     rows = (store.obs["control"] & (store.obs["split"] == "train")).to_numpy()
     first = Path(snakemake.output[0])
-    with threadpool_limits(limits=snakemake.threads):
-        fit(store, rows, parse("whitening", snakemake.params.whitening)).save(
-            first if not first.suffix else first.parent
-        )
+    folder = first.parent if first.suffix else first
+    fit(store, rows, parse("whitening", snakemake.params.whitening)).save(folder)
