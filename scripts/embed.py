@@ -1,6 +1,6 @@
 """One model's activations of every sample of a data set.
 
-input: dataset (folder, or files in it), weights (optional folder); params: model; output: activations (folder).
+input: dataset (its files), weights (a checkpoint's folder, or nothing); params: model; output: activations (folder).
 """
 
 from pathlib import Path
@@ -12,12 +12,11 @@ with job(snakemake):
     from conceptome.datasets import load
     from conceptome.models import embed
 
-    given = Path(snakemake.input.dataset if isinstance(snakemake.input.dataset, str) else snakemake.input.dataset[0])
-    weights = snakemake.input.get("weights")
+    weights = snakemake.input.weights  # a list: empty for models that have no checkpoint
     embed(
         parse("model", snakemake.params.model),
-        load(given if given.is_dir() else given.parent),
+        load(Path(snakemake.input.dataset[0]).parent),
         snakemake.output.activations,
         threads=snakemake.threads,
-        weights=Path(weights) if weights else None,
+        weights=Path(weights[0]) if weights else None,
     )

@@ -146,6 +146,7 @@ class Profiles(DatasetBase):
     """A table of profiles, one row per well or cell. `inputs`: one or more tables, stacked in the order given."""
 
     reader: Literal["profiles"]
+    unit: Literal["well", "cell", "site"] = Field("well", description="what a row is")
     metadata_columns: list[str] | None = Field(
         None, description="columns that are metadata; null: columns that start with metadata_prefix"
     )

@@ -13,14 +13,33 @@ class Measures(Strict):
     """Which measures run, and their settings."""
 
     bootstraps: int = Field(200, gt=0, description="bootstrap draws (by group) behind every interval")
-    permutations: int = Field(50, gt=0, description="label permutations behind every null")
+    permutations: int = Field(50, gt=0, description="label permutations behind the null of selectivity")
     confidence: float = Field(0.95, gt=0, lt=1)
     seed: int = 0
+    max_rows: int = Field(
+        4_000, gt=0, description="seeded rows behind reconstruction (of the test split), projection, spectrum, recovery"
+    )
     selectivity: list[str] = Field([], description="label columns")
+    selectivity_max_rows: int = Field(20_000, gt=0)
+    dense_active: int = Field(
+        32,
+        gt=0,
+        description="where every code is non-zero (PCA, ICA, neurons), an atom counts as active in its two tails, cut "
+        "so that about this many atoms are active per sample",
+    )
     probes: list[str] = Field([], description="label columns; classes on too few groups are left out and listed")
     min_groups_per_class: int = Field(6, gt=0)
     probe_max_rows: int = Field(20_000, gt=0)
+    probe_strengths: list[float] = Field(
+        [0.01, 0.1, 1.0, 10.0], min_length=1, description="inverse penalties C, of which validation chooses one"
+    )
+    probe_permutations: int = Field(5, gt=0, description="permutations of the training labels behind the probes' null")
+    probe_max_iterations: int = Field(200, gt=0)
+    shared_cosine: float = Field(0.7, gt=0, lt=1, description="atoms of two seeds above this cosine are shared")
+    stability_draws: int = Field(5, gt=0, description="pairs of random dictionaries behind the null of stability")
     recovery: bool = Field(False, description="compare codes with the hidden variables of simulated data")
+    recovery_permutations: int = Field(5, gt=0, description="permutations of the truth's rows behind its null")
+    recovered_above: float = Field(0.95, gt=0, lt=1, description="a variable with |r| above this is recovered")
     dense_above: float = Field(0.5, description="an atom active on more than this share of samples is dense")
 
 

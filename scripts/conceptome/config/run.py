@@ -20,12 +20,19 @@ from conceptome.errors import ConfigError
 FIGURES: tuple[str, ...] = FigureName.__args__
 
 
+class NullModel(Strict):
+    """A model that serves only as a null: which whitenings and dictionaries it is taken through."""
+
+    whitenings: list[str] = Field(min_length=1)
+    dictionaries: list[str] = Field(min_length=1)
+
+
 class Study(Strict):
     """One data set with its models, whitenings, dictionaries and evidence: one file in config/studies/."""
 
     dataset: Dataset
     models: dict[str, Model]
-    null_models: list[str] = Field([], description="models (by key) that serve only as a null, e.g. shuffled weights")
+    null_models: dict[str, NullModel] = Field({}, description="models that serve only as a null, e.g. shuffled weights")
     whitenings: dict[str, Whitening]
     dictionaries: dict[str, Dictionary]
     measures: Measures = Measures()
@@ -33,9 +40,13 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for key in self.null_models:
+        for key, null in self.null_models.items():
             if key not in self.models:
                 raise ValueError(f"null_models names '{key}', which is not among models")
+            for section, names in (("whitenings", null.whitenings), ("dictionaries", null.dictionaries)):
+                for name in names:
+                    if name not in getattr(self, section):
+                        raise ValueError(f"null_models.{key}.{section} names '{name}', which is not among {section}")
         declared = set(self.dataset.labels)
         for section, columns in (
             ("measures.selectivity", self.measures.selectivity),

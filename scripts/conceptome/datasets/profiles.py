@@ -43,7 +43,7 @@ def prepare(config: Profiles, inputs: dict[str, Path], folder: Path) -> None:
         metadata,
         where=where,
         modality="wells",
-        unit="well",
+        unit=config.unit,
         n_features=len(names),
         control=control,
         control_is=None if config.control is None else schema.control_text(config.control),

@@ -91,6 +91,7 @@ def prepare(config: Proteins, inputs: dict[str, Path], folder: Path) -> None:
         concept: {"proteins": int(strata[concept].sum())}
         | {name: int(strata[concept].to_numpy()[split == name].sum()) for name in SPLITS}
         for concept in concepts
+        if strata[concept].any()
     }
     logger.info("%s: %d proteins, %d residues, %d concepts", where, len(chosen), len(frame), len(concepts))
     folder.mkdir(parents=True, exist_ok=True)

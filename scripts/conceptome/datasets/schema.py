@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,10 @@ def read_h5ad(path: Path) -> AnnData:
     if not Path(path).exists():
         raise DataError(f"cannot read {path}: No such file or directory")
     try:
-        return anndata.read_h5ad(path)
+        with warnings.catch_warnings():
+            # Repeated names are this library's to complain about, and an error rather than a warning.
+            warnings.filterwarnings("ignore", message=".*names are not unique")
+            return anndata.read_h5ad(path)
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError … according to where the damage sits
         reason = str(error).strip("\"'").split("\n")[0]
         raise DataError(f"{path} is not a readable .h5ad file ({reason}): supply the file again") from None

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 COLUMNS = ["protein", "type", "note", "start", "end", "isoform"]
 FEATURE = re.compile(r"^([A-Z_]{3,9})\s+(\S+)$")
 QUALIFIER = re.compile(r'/(\w+)="((?:[^"]|"")*)"')
-EVIDENCE = re.compile(r"\s*\{ECO:[^}]*\}|\s*\((?:Potential|Probable|By similarity)\)|\s*/FTId=\S+")
+GUESS = "(?:Potential|Probable|By similarity)"
+EVIDENCE = re.compile(rf"\s*\{{ECO:[^}}]*\}}|\s*\({GUESS}\)|^{GUESS}\.|\s*/FTId=\S+")
 
 
 def read_fasta(path: Path) -> dict[str, str]:

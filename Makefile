@@ -1,0 +1,76 @@
+# Conceptome: raw data of three modalities to figures. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run dry-run test test-slow benchmark report dag lint format lock schema sources mlflow unlock clean clean-all
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+CONFIG ?=
+STUDIES ?=
+CORES ?= all
+ARGS ?=
+CONCEPTOME := $(BIN)/conceptome
+
+help: ## list every target
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: CONFIG=config/test.yaml  STUDIES=kang2018,yeast  CORES=4  ARGS='extra arguments for snakemake'"
+
+setup: $(STAMP) ## create .venv from requirements.lock
+
+$(STAMP): requirements.lock scripts/setup_environment.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup_environment.sh
+	@touch $@
+
+run: $(STAMP) ## run the pipeline: data, models, dictionaries, evidence, figures
+	@$(CONCEPTOME) run $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES)) --cores $(CORES) $(if $(ARGS),-- $(ARGS))
+
+dry-run: $(STAMP) ## say what `make run` would do
+	@$(CONCEPTOME) run --dry-run $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES)) --cores $(CORES)
+
+test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP) ## the longer checks: two runs from scratch, offline run, the whole default run
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+benchmark: $(STAMP) ## timings, as ratios measured side by side
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+report: $(STAMP) ## the Snakemake report of the last run, one offline HTML file
+	@$(CONCEPTOME) report $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES))
+
+dag: $(STAMP) ## render the graph of rules to results/dag.svg
+	@$(CONCEPTOME) dag $(if $(CONFIG),--config $(CONFIG))
+
+sources: $(STAMP) ## tell which source files are reachable
+	@$(CONCEPTOME) sources check
+
+mlflow: $(STAMP) ## open the MLflow pages of the results on 127.0.0.1:5000
+	@$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///results/mlflow.db
+
+lint: $(STAMP) ## ruff, snakefmt, snakemake --lint
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/snakemake --lint
+
+format: $(STAMP) ## format Python and Snakemake files
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/snakefmt Snakefile rules
+
+schema: $(STAMP) ## write config/schema.json from the configuration models
+	@$(CONCEPTOME) schema
+
+lock: ## resolve requirements.lock again (needs uv)
+	@bash scripts/lock_requirements.sh
+
+unlock: $(STAMP) ## remove the lock that a killed run left behind
+	@$(BIN)/snakemake --unlock
+
+clean: ## remove results, keep retrieved sources
+	@find results -mindepth 1 -maxdepth 1 ! -name README.md ! -name sources -exec rm -rf {} +
+
+clean-all: clean ## remove results, sources and the virtual environment
+	@rm -rf results/sources $(VENV) .snakemake

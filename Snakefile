@@ -1,0 +1,66 @@
+# Conceptome's front door: validates the configuration, includes the stages, names the targets.
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(workflow.basedir)
+for _folder in ("scripts", "kernels"):
+    sys.path.insert(0, str(HERE / _folder))
+
+from snakemake.exceptions import WorkflowError
+
+from conceptome.config import resolve
+from conceptome.errors import ConceptomeError
+from conceptome.provenance.closure import closure
+from conceptome.sources import load_sources
+from conceptome.figures import TABLES as FIGURE_TABLES
+from conceptome.workflow import ENRICHMENT_TABLES, MEASURE_TABLES, Plan, any_of, job_environment
+
+
+configfile: HERE / "config" / "default.yaml"
+
+
+try:
+    CONFIG = resolve(config, HERE / "config")
+    SOURCES = load_sources(HERE / "config" / "sources.yaml")
+    PLAN = Plan(CONFIG, SOURCES)
+except ConceptomeError as error:
+    raise WorkflowError(f"error: {error}")
+
+R = CONFIG.run.results
+THREADS = CONFIG.run.threads
+# Set once here and inherited by every job: thread counts, hash seed, no telemetry, the libraries' folders.
+os.environ.update(job_environment(CONFIG.run, HERE))
+
+
+def code(script, without=()):
+    """Digest and files of the code that a rule's script reaches: a change of it, and only that, re-runs the rule."""
+    return closure(HERE / "scripts" / script, without=list(without))
+
+
+wildcard_constraints:
+    dataset=any_of(PLAN.datasets),
+    model=r"[A-Za-z0-9_-]+",
+    whitening=r"[A-Za-z0-9_-]+",
+    dictionary=r"[A-Za-z0-9_-]+",
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        PLAN.figure_files(),
+
+
+include: "rules/retrieve.smk"
+include: "rules/prepare.smk"
+include: "rules/embed.smk"
+include: "rules/whiten.smk"
+include: "rules/learn.smk"
+include: "rules/measure.smk"
+include: "rules/enrich.smk"
+include: "rules/figures.smk"
+include: "rules/provenance.smk"

@@ -1,0 +1,22 @@
+rule enrich:
+    input:
+        data=lambda w: PLAN.data_files(w.dataset),
+        activations=f"{R}/activations/{{dataset}}/{{model}}",
+        codes=lambda w: PLAN.fit_files("codes", w.dataset, w.model, w.whitening),
+        gene_sets=lambda w: [PLAN.source_file(name) for name in PLAN.study(w.dataset).enrichment.gene_sets],
+    output:
+        **{table: f"{R}/evidence/{{dataset}}/{{model}}/{{whitening}}/{table}.parquet" for table in ENRICHMENT_TABLES},
+    log:
+        f"{R}/logs/enrich/{{dataset}}/{{model}}/{{whitening}}.log",
+    conda:
+        "../envs/learning.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=2500,
+    params:
+        enrichment=lambda w: PLAN.study(w.dataset).enrichment.model_dump(mode="json"),
+        gene_sets=lambda w: PLAN.study(w.dataset).enrichment.gene_sets,
+        fits=lambda w: PLAN.fits(w.dataset, w.model),
+        code=code("enrich.py"),
+    script:
+        "../scripts/enrich.py"

@@ -1,0 +1,37 @@
+for _figure in PLAN.figures():
+
+    # One rule per figure, because each reads other tables.
+    rule:
+        name:
+            f"figure_{_figure}"
+        input:
+            tables=[path for table in FIGURE_TABLES[_figure] for path in PLAN.evidence_files(table)],
+            cards=[f"{R}/data/{dataset}/card.json" for dataset in PLAN.datasets],
+            activations=PLAN.activation_folders(),
+        output:
+            svg=f"{PLAN.figure_folder(_figure)}/{_figure}.svg",
+            png=report(
+                f"{PLAN.figure_folder(_figure)}/{_figure}.png",
+                caption=os.path.abspath(f"{PLAN.figure_folder(_figure)}/caption.md"),
+                category="Figures",
+                labels={"figure": _figure},
+            ),
+            csv=f"{PLAN.figure_folder(_figure)}/{_figure}.csv",
+            caption=f"{PLAN.figure_folder(_figure)}/caption.md",
+        log:
+            f"{R}/logs/figures/{CONFIG.run.name}/{_figure}.log",
+        conda:
+            "../envs/figures.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+        params:
+            figure=_figure,
+            run=CONFIG.run.model_dump(mode="json"),
+            studies=PLAN.evidence_settings(),
+            code=code(
+                "draw_figure.py",
+                without=[f"conceptome.figures.{other}" for other in FIGURE_TABLES if other != _figure],
+            ),
+        script:
+            "../scripts/draw_figure.py"

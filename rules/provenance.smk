@@ -1,0 +1,11 @@
+# No rule here: records are written by the jobs themselves, and one writer carries them into the ledger and MLflow when
+# the workflow ends, whether it succeeded or failed.
+INGEST = [sys.executable, "-m", "conceptome", "mlflow", "ingest", "--results", R, "--name", CONFIG.run.name]
+
+
+onsuccess:
+    subprocess.run(INGEST, check=True)
+
+
+onerror:
+    subprocess.run(INGEST, check=False)

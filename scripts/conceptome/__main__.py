@@ -1,0 +1,187 @@
+"""The command line: `conceptome run` and the smaller doors beside it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from conceptome import __version__
+from conceptome.errors import ConceptomeError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe every command. Nothing heavy is imported: `conceptome --help` answers at once."""
+    parser = argparse.ArgumentParser(prog="conceptome", description="From raw biological data to concepts.")
+    parser.add_argument("--version", action="version", version=f"conceptome {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the pipeline", description="Everything after -- goes to Snakemake.")
+    _add_config(run)
+    run.add_argument("--name", help="name of this run, and of its folder in results/studies/")
+    run.add_argument("--cores", default="all", help="number of cores (default: all)")
+    run.add_argument("--dry-run", action="store_true", help="say what would be run, and run nothing")
+    run.add_argument("--directory", default=".", metavar="DIR", help="folder to work in (default: this one)")
+    run.set_defaults(function=_run)
+
+    sources = commands.add_parser("sources", help="the source files").add_subparsers(required=True, metavar="COMMAND")
+    check = sources.add_parser("check", help="tell which source files are reachable")
+    check.set_defaults(function=_sources_check)
+
+    mlflow = commands.add_parser("mlflow", help="the tracking database").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    ingest = mlflow.add_parser("ingest", help="write new records into the ledger and MLflow; safe to repeat")
+    _add_results(ingest)
+    ingest.add_argument("--name", help="experiment of the jobs that serve several studies (default: the run's name)")
+    ingest.set_defaults(function=_mlflow_ingest)
+
+    ledger = commands.add_parser("ledger", help="the ledger of runs").add_subparsers(required=True, metavar="COMMAND")
+    verify = ledger.add_parser("verify", help="check the chain and the records that it names")
+    _add_results(verify)
+    verify.set_defaults(function=_ledger_verify)
+
+    dag = commands.add_parser("dag", help="draw the graph of rules")
+    _add_config(dag)
+    dag.add_argument("--output", metavar="FILE", help="default: dag.svg in the results folder")
+    dag.set_defaults(function=_dag)
+
+    report = commands.add_parser("report", help="write Snakemake's report, one HTML file that needs no network")
+    _add_config(report)
+    report.set_defaults(function=_report)
+
+    unlock = commands.add_parser("unlock", help="remove the lock that a killed run left behind")
+    unlock.add_argument("--directory", default=".", metavar="DIR", help="folder to unlock (default: this one)")
+    unlock.set_defaults(function=_unlock)
+
+    schema = commands.add_parser("schema", help="write config/schema.json from the configuration models")
+    schema.set_defaults(function=_schema)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="configuration file (default: chosen on the first run)")
+    parser.add_argument("--studies", metavar="A,B", help="only these studies")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", default="results", metavar="DIR", help="results folder (default: results)")
+
+
+def _request(arguments: argparse.Namespace, extra: Sequence[str] = ()):
+    from conceptome.provenance.run import Request
+
+    return Request(
+        config=arguments.config,
+        studies=tuple(item for item in (arguments.studies or "").split(",") if item),
+        name=getattr(arguments, "name", None),
+        cores=getattr(arguments, "cores", "1"),
+        dry_run=getattr(arguments, "dry_run", False),
+        directory=getattr(arguments, "directory", "."),
+        extra=tuple(extra),
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from conceptome.provenance.run import run
+
+    return run(_request(arguments, arguments.extra))
+
+
+def _dag(arguments: argparse.Namespace) -> int:
+    from conceptome.provenance.drawing import draw_rules
+
+    print(f"graph of rules: {draw_rules(_request(arguments), arguments.output)}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from conceptome.provenance.drawing import write_report
+
+    print(f"report: {write_report(_request(arguments))}")
+    return 0
+
+
+def _unlock(arguments: argparse.Namespace) -> int:
+    from conceptome.provenance.run import unlock
+
+    return unlock(arguments.directory)
+
+
+def _sources_check(arguments: argparse.Namespace) -> int:
+    from conceptome.provenance.run import checkout
+    from conceptome.sources import check, load_sources, mirrors
+
+    found = check(load_sources(checkout() / "config" / "sources.yaml").values(), mirrors())
+    for status in found:
+        print(status)
+    return 0 if all(status.reachable for status in found) else 1
+
+
+def _mlflow_ingest(arguments: argparse.Namespace) -> int:
+    from conceptome.provenance.mlflow import ingest
+
+    if not Path(arguments.results).is_dir():
+        raise ConceptomeError(f"no results folder {arguments.results}: name it with --results")
+    done = ingest(arguments.results, run_name=arguments.name)
+    entries = f"{done.entries} ledger entries added"
+    print(f"provenance: {done.added} jobs written to MLflow, {done.already} were there; {entries}")
+    for name in done.crashed:
+        print(f"provenance: job {name} started and never ended (killed?)")
+    return 0
+
+
+def _ledger_verify(arguments: argparse.Namespace) -> int:
+    from conceptome.provenance.ledger import entries, verify
+
+    findings = verify(arguments.results)
+    for line in findings:
+        print(line)
+    if not findings:
+        read = entries(arguments.results)
+        print(f"ledger intact: {len(read)} entries, {sum(len(entry['records']) for entry in read)} records unchanged")
+    return 1 if findings else 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    import json
+
+    from conceptome.config import Config
+    from conceptome.files import atomic_path
+    from conceptome.provenance.run import checkout
+
+    path = checkout() / "config" / "schema.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(Config.model_json_schema(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(f"schema: {path}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    extra: list[str] = []
+    if "--" in words:
+        position = words.index("--")
+        words, extra = words[:position], words[position + 1 :]
+    parsed = build_parser().parse_args(words)
+    if extra and parsed.command != "run":
+        build_parser().error("only `conceptome run` takes arguments for Snakemake after --")
+    parsed.extra = extra
+    try:
+        return parsed.function(parsed)
+    except ConceptomeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; without this Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

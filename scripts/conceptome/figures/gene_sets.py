@@ -1,0 +1,300 @@
+"""F6: gene sets of the top atoms, and the top term's best atom in every dictionary."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from conceptome.figures import captions, style
+from conceptome.figures.panels import (
+    KEYS,
+    Drawing,
+    dataset_title,
+    dictionaries,
+    dot_rows,
+    headline,
+    is_null_model,
+    main_models,
+    need,
+    over_seeds,
+    unique,
+    usable,
+    whitenings,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+ATOMS = 12
+TERMS = 12
+Q = 0.05
+# Words of Hallmark names that stay in capitals.
+ACRONYMS = frozenset(("AKT", "DN", "DNA", "JAK", "KRAS", "MTOR", "MYC", "NFKB", "TGF", "TNFA", "UP", "UV", "WNT"))
+SIZE_LEVELS = (1.3, 3.0, 10.0)
+LARGEST = 12.0  # −log10 q at which a dot stops growing
+
+
+def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
+    """Draw F6: per data set a dot plot (top terms × top atoms) and the top term's best atom by dictionary."""
+    import pandas as pd
+
+    columns = [*KEYS, "seed", "atom", "collection", "term", "effect", "low", "high", "q", "n_genes"]
+    frame = usable(tables, "gene_sets", columns, "gene_sets")
+    every = {data: unique(frame.loc[frame["dataset"] == data, "model"]) for data in unique(frame["dataset"])}
+    frame = main_models(frame, cards)
+    best = tables.get("gene_sets_best", pd.DataFrame())
+    datasets = unique(frame["dataset"])
+    chosen = {data: _top(headline(frame[frame["dataset"] == data])) for data in datasets}
+    heights = [max(7, cells["y"].nunique()) for cells in chosen.values()]
+
+    figure = style.new_figure(22 + sum(20 + 6.6 * height for height in heights))
+    axes = figure.subplots(len(datasets), 2, squeeze=False, width_ratios=[1.35, 1], height_ratios=heights)
+    drawing = Drawing(figure, "Gene sets of atoms")
+    letters = style.letters()
+    colours = _colours(chosen.values())
+    facts, drawn = [], []
+    mesh = None
+    for (dots, side), data in zip(axes, datasets):
+        cells = chosen[data]
+        first = cells.iloc[0]
+        drawn.append((data, first["model"]))
+        letter = next(letters)
+        mesh = _dots(dots, cells, *colours)
+        which = (
+            f"{style.dictionary_label(first['dictionary'], first['method'])}, "
+            f"{style.whitening_label(first['whitening'])}, seed {first['seed']}"
+        )
+        style.mark(dots, letter, f"{dataset_title(cards[data], data, first['model'])}\n{which}")
+        drawing.add(letter, cells)
+        facts.append(f"{data}: {len(cells)} pairs of {cells['atom'].nunique()} atoms and {cells['y'].nunique()} terms")
+        winner = top_term(frame[frame["dataset"] == data])
+        table = _side(best, frame[frame["dataset"] == data], winner)
+        letter = next(letters)
+        rows = dictionaries(table)
+        seeds = _per_seed(best, frame[frame["dataset"] == data], winner)
+        dot_rows(side, table, "effect", rows, seeds=seeds)
+        side.axvline(0.5, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
+        side.set_xlabel("effect of the best atom (AUROC)")
+        name = readable(winner["term"], winner["collection"])
+        style.mark(side, letter, "top term over all atoms:\n" + textwrap.fill(name, 44))
+        named = {"collection": winner["collection"], "term": winner["term"]}
+        drawing.add(letter, table.assign(**named), seeds.assign(**named))
+        facts.append(_verdict(data, name, table))
+    bar = figure.colorbar(mesh, ax=axes[-1, 0], location="bottom", shrink=0.6, aspect=25, pad=0.02)
+    bar.set_label("effect (AUROC of genes in the set; 0.5 = none)")
+    bar.outline.set_linewidth(0.4)
+    handles = [*_size_handles(), *style.whitening_handles(whitenings(frame), markers=True)]
+    handles.append(style.null_handle("null: permuted"))
+    style.legend_below(figure, handles)
+
+    genes = captions.several(
+        f"{data}: sets of {captions.span(cells['n_genes'].tolist())} genes"
+        + (f", background {captions.span(cells['background'].tolist())} genes" if "background" in cells else "")
+        for data, cells in chosen.items()
+    )
+    drawing.sentences = [
+        "For every atom the genes are ranked by the association of their expression with the atom's code; the effect "
+        "is "
+        "the AUROC (no unit) of that rank for the genes in a set against the other genes of the background. Dot size: "
+        f"−log10 q, growing up to {LARGEST:g}; colour: effect. Rings: q < {Q} (Benjamini-Hochberg over all atoms × "
+        "terms). "
+        "The dictionary is chosen by a fixed order (whitened before raw, ICFL before TopK, lowest seed); atoms by "
+        "their "
+        f"best q, each with a best term of its own. n: {genes}. {captions.several(facts)}.",
+        "The term on the right is picked by the data: the smallest q, then the largest effect, over all terms and all "
+        "atoms of the learned dictionaries; then every dictionary's best atom for that term is shown.",
+        captions.interval(cards, datasets, "enrichment")
+        + " Small ticks are seeds. "
+        + captions.seeds_sentence(frame["seed"].nunique()),
+        "Null (grey): the best atom under permuted codes or labels. Random atoms, PCA, ICA and neurons are the "
+        "baselines.",
+        *captions.notes(cards, datasets),
+        *captions.warnings(cards, datasets, dict.fromkeys(drawn)),
+    ]
+    rest = captions.left_out(
+        {data: [m for m in names if not is_null_model(cards[data], m)] for data, names in every.items()}, drawn
+    )
+    drawing.sentences += [rest] if rest else []
+    return drawing
+
+
+def collection_label(name: str) -> str:
+    """Short name of a collection's file."""
+    lowered = name.lower()
+    for key, label in (("h.all", "Hallmark"), ("hallmark", "Hallmark"), ("biological_process", "GO BP")):
+        if key in lowered:
+            return label
+    return "Reactome" if "reactome" in lowered else name.removesuffix(".gmt").removesuffix(".symbols")
+
+
+def readable(term: str, collection: str) -> str:
+    """Term as prose: no prefix, no underscores, no accession; the collection in brackets."""
+    text = re.sub(r"\s*\((GO:\d+|R-[A-Z]{3}-[\d.]+)\)$", "", str(term))
+    for prefix in ("HALLMARK_", "GOBP_", "REACTOME_"):
+        text = text.removeprefix(prefix)
+    if text.isupper() or "_" in text:
+        words = text.replace("_", " ").split()
+        text = " ".join(word if word in ACRONYMS or re.search(r"\d", word) else word.lower() for word in words)
+    return f"{text[:1].upper()}{text[1:]} [{collection_label(collection)}]"
+
+
+def top_term(frame: pd.DataFrame) -> pd.Series:
+    """Row of the top term over all atoms of the learned dictionaries: smallest q, then largest effect."""
+    learned = frame[frame["method"].isin(style.LEARNED)]
+    frame = learned if len(learned) else frame
+    return frame.sort_values(["q", "effect"], ascending=[True, False], kind="stable").iloc[0]
+
+
+def _top(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells of the dot plot: top atoms by their best q with distinct best terms, and the terms that they carry."""
+    import numpy as np
+
+    frame = frame.sort_values(["q", "effect"], ascending=[True, False], kind="stable")
+    atoms: dict[Any, None] = {}
+    terms: dict[tuple[str, str], None] = {}
+    firsts = frame.drop_duplicates("atom")
+    for row in firsts.itertuples():
+        if len(atoms) < ATOMS and (row.collection, row.term) not in terms:
+            atoms.setdefault(row.atom)
+            terms.setdefault((row.collection, row.term))
+    for row in firsts.itertuples():
+        if len(atoms) < ATOMS:
+            atoms.setdefault(row.atom)
+    for row in frame[frame["atom"].isin(atoms)].itertuples():
+        if len(terms) < TERMS:
+            terms.setdefault((row.collection, row.term))
+    position = {atom: index for index, atom in enumerate(atoms)}
+    ranks = {term: index for index, term in enumerate(terms)}
+    keys = list(zip(frame["collection"], frame["term"]))
+    kept = frame[frame["atom"].isin(atoms) & np.array([key in ranks for key in keys])].copy()
+    kept["x"] = kept["atom"].map(position)
+    kept["y"] = [ranks[key] for key in zip(kept["collection"], kept["term"])]
+    kept["minus_log10_q"] = -np.log10(kept["q"].clip(lower=1e-300))
+    columns = [*KEYS, "seed", "atom", "collection", "term", "effect", "low", "high", "q", "minus_log10_q", "n_genes"]
+    columns += [name for name in ("background", "n_overlap", "top_genes") if name in kept]
+    return kept[[*columns, "x", "y"]].sort_values(["y", "x"]).reset_index(drop=True)
+
+
+def _area(minus_log10_q: Any) -> Any:
+    """Area of a dot in square points."""
+    import numpy as np
+
+    return 4.0 + 6.5 * np.clip(minus_log10_q, 0, LARGEST)
+
+
+def _two_lines(term: str, collection: str, width: int = 36) -> str:
+    """Term on at most two lines; a longer one is cut before its collection."""
+    text = readable(term, collection)
+    tag = text[text.rindex(" [") :]
+    words = text.removesuffix(tag)
+    while len(textwrap.wrap(words + tag, width)) > 2:
+        words = words.removesuffix("…").rpartition(" ")[0] + "…"
+    return textwrap.fill(words + tag, width)
+
+
+def _colours(parts: Iterable[pd.DataFrame]) -> tuple[object, object]:
+    """Colour map and norm of effects: red from 0.5 up, and blue below only where an effect lies below."""
+    import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, Normalize
+
+    effects = np.concatenate([part["effect"].to_numpy() for part in parts])
+    spread = max(0.1, float(np.abs(effects - 0.5).max()))
+    if effects.min() < 0.5:
+        return colormaps[style.DIVERGING], Normalize(0.5 - spread, 0.5 + spread)
+    return ListedColormap(colormaps[style.DIVERGING](np.linspace(0.5, 1.0, 256))), Normalize(0.5, 0.5 + spread)
+
+
+def _dots(axes: Axes, cells: pd.DataFrame, colours: object, norm: object) -> object:
+    """Terms × atoms; size −log10 q, colour effect, a ring where q is significant."""
+    mesh = axes.scatter(
+        cells["x"],
+        cells["y"],
+        s=_area(cells["minus_log10_q"]),
+        c=cells["effect"],
+        cmap=colours,
+        norm=norm,
+        edgecolors=["black" if q < Q else "none" for q in cells["q"]],
+        linewidths=0.4,
+        zorder=2,
+    )
+    atoms = cells.drop_duplicates("x").sort_values("x")
+    terms = cells.drop_duplicates("y").sort_values("y")
+    names = [_two_lines(term, kind) for term, kind in zip(terms["term"], terms["collection"])]
+    axes.set_yticks(terms["y"], names, linespacing=1.1)
+    axes.set_xticks(atoms["x"], atoms["atom"].astype(str), rotation=90)
+    axes.set_xlim(-0.6, atoms["x"].max() + 0.6)
+    axes.set_ylim(terms["y"].max() + 0.6, -0.6)
+    axes.grid(color="#EEEEEE", lw=0.5)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("atom")
+    return mesh
+
+
+def _best_rows(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.DataFrame:
+    """Best atom for the winning term, one row per dictionary, whitening and seed, with its null."""
+    if len(best):
+        need(best, "gene_sets_best", [*KEYS, "seed", "collection", "term", "effect"])
+        rows = best[(best["dataset"] == winner["dataset"]) & (best["model"] == winner["model"])]
+        rows = rows[(rows["collection"] == winner["collection"]) & (rows["term"] == winner["term"])]
+    else:
+        rows = frame[(frame["collection"] == winner["collection"]) & (frame["term"] == winner["term"])]
+    rows = rows.sort_values("effect", ascending=False, kind="stable")
+    rows = rows.drop_duplicates([*KEYS, "seed"]).sort_index()
+    return rows.rename(columns={"null_effect": "null", "null_effect_low": "null_low", "null_effect_high": "null_high"})
+
+
+def _side(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.DataFrame:
+    """Summary over seeds of `_best_rows`."""
+    return over_seeds(_best_rows(best, frame, winner), KEYS, "effect", nulls=True)
+
+
+def _per_seed(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.DataFrame:
+    return _best_rows(best, frame, winner)[[*KEYS, "seed", "atom", "effect"]]
+
+
+def _verdict(data: str, name: str, table: pd.DataFrame) -> str:
+    """Say by how much the best learned dictionary's atom differs from the baselines' and the null's."""
+    learned = table[table["method"].isin(style.LEARNED)]
+    others = table[~table["method"].isin(style.LEARNED)]
+    row = (learned if len(learned) else table).sort_values("effect").iloc[-1]
+    text = (
+        f"{data}, {name}: {style.dictionary_label(row['dictionary'], row['method'])} "
+        f"({style.whitening_label(row['whitening'])}) {captions.number(row['effect'])} "
+        f"[{captions.number(row['low'])}, {captions.number(row['high'])}]"
+    )
+    if len(others):
+        rest = others.sort_values("effect", ascending=False).drop_duplicates("dictionary")
+        named = (
+            f"{style.dictionary_label(r.dictionary, r.method)} {captions.number(r.effect)} "
+            f"[{captions.number(r.low)}, {captions.number(r.high)}]"
+            for r in rest.itertuples()
+        )
+        text += " against " + ", ".join(named)
+    if "null" in table and table["null"].notna().any():
+        top = table["null_high"].max() if "null_high" in table else table["null"].max()
+        text += f", null at most {captions.number(top)}"
+    return text
+
+
+def _size_handles() -> list[Any]:
+    """Legend entries for dot sizes."""
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="none",
+            color=style.NULL_COLOUR,
+            markeredgecolor="black",
+            mew=0.4,
+            ms=float(_area(level)) ** 0.5,
+            label=f"−log10 q = {level:g}",
+        )
+        for level in SIZE_LEVELS
+    ]

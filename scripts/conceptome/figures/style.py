@@ -1,0 +1,264 @@
+"""The one look of all figures: size, fonts, one colour per dictionary method, one line style per whitening."""
+
+from __future__ import annotations
+
+import string
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from conceptome.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_MM = 180.0
+FONT = 7.0
+SMALL_FONT = 6.5
+NULL_COLOUR = "#BDBDBD"
+REFERENCE_COLOUR = "#595959"
+CONTROL_COLOUR = "#3B3B3B"
+REST_COLOUR = "#56B4E9"
+SERIES = ("#332288", "#EE8866", "#44AA99", "#CC3377", "#88CCEE", "#AA4499", "#117733", "#BBCC33")
+DIVERGING = "RdBu_r"
+
+
+class Method(NamedTuple):
+    """How one dictionary method looks in every figure."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+# Colours after Okabe and Ito (2008), plus black and a mid grey; markers repeat the distinction without colour.
+METHODS: dict[str, Method] = {
+    "icfl": Method("ICFL", "#0072B2", "o"),
+    "topk": Method("TopK", "#D55E00", "s"),
+    "pca": Method("PCA", "#009E73", "^"),
+    "ica": Method("ICA", "#CC79A7", "D"),
+    "random": Method("random", "#808080", ">"),
+    "identity": Method("neurons", "#1A1A1A", "v"),
+}
+LEARNED = ("icfl", "topk")
+RAW = "none"
+WHITENINGS: dict[str, tuple[str, str]] = {
+    RAW: ("raw", "--"),
+    "pca": ("whitened", "-"),
+    "standardize": ("standardised", ":"),
+}
+
+
+def method(name: str) -> Method:
+    """Look of a dictionary method; a method without a fixed colour is drawn in brown and keeps its name."""
+    return METHODS.get(name, Method(name, "#8C510A", "<"))
+
+
+def method_rank(name: str) -> int:
+    """Position of a method in every list and legend."""
+    order = list(METHODS)
+    return order.index(name) if name in order else len(order)
+
+
+def whitening_label(name: str) -> str:
+    """Return what readers call a whitening."""
+    return WHITENINGS.get(name, (f"whitened ({name})", ""))[0]
+
+
+def whitening_line(name: str) -> str:
+    """Line style of a whitening."""
+    return WHITENINGS.get(name, ("", "-."))[1]
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Apply the style inside the block only: seaborn's ticks style, small DejaVu Sans, fixed SVG identifiers."""
+    import matplotlib
+    import seaborn
+
+    rc = {
+        **seaborn.axes_style("ticks"),
+        **seaborn.plotting_context("paper"),
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": FONT,
+        "axes.titlesize": FONT,
+        "axes.labelsize": FONT,
+        "xtick.labelsize": SMALL_FONT,
+        "ytick.labelsize": SMALL_FONT,
+        "legend.fontsize": SMALL_FONT,
+        "legend.title_fontsize": SMALL_FONT,
+        "figure.titlesize": FONT + 1,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 4.0,
+        "axes.labelpad": 2.0,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.unicode_minus": True,
+        "lines.linewidth": 1.1,
+        "lines.markersize": 3.2,
+        "patch.linewidth": 0.6,
+        "hatch.linewidth": 0.5,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "xtick.minor.size": 0.0,
+        "ytick.minor.size": 0.0,
+        "xtick.major.pad": 2.0,
+        "ytick.major.pad": 2.0,
+        "legend.frameon": False,
+        "legend.handlelength": 1.8,
+        "legend.columnspacing": 1.2,
+        "legend.handletextpad": 0.5,
+        "legend.borderaxespad": 0.2,
+        "figure.constrained_layout.h_pad": 0.03,
+        "figure.constrained_layout.w_pad": 0.03,
+        "figure.constrained_layout.hspace": 0.03,
+        "figure.constrained_layout.wspace": 0.03,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "conceptome",
+    }
+    with matplotlib.rc_context(rc):
+        yield
+
+
+def new_figure(height_mm: float) -> Figure:
+    """Make an empty figure, 180 mm wide (double column), laid out so that nothing overlaps."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH_MM / 25.4, height_mm / 25.4), layout="constrained")
+
+
+def save(figure: Figure, folder: Path, name: str, dpi: int) -> None:
+    """Write `name`.svg and `name`.png into `folder`; equal figures give equal bytes (no date, fixed identifiers)."""
+    with atomic_path(folder / f"{name}.svg") as path:
+        figure.savefig(path, format="svg", dpi=dpi, metadata={"Date": None})
+    with atomic_path(folder / f"{name}.png") as path:
+        figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def letters() -> Iterator[str]:
+    """Yield panel letters: a to z, then aa, ab and so on."""
+    yield from string.ascii_lowercase
+    for first in string.ascii_lowercase:
+        for second in string.ascii_lowercase:
+            yield first + second
+
+
+def mark(axes: Axes, letter: str, title: str = "", *, wrap: int = 0) -> None:
+    """Set a panel's title, and its bold letter to the left of the title."""
+    if wrap:
+        title = "\n".join("\n".join(textwrap.wrap(line, wrap)) for line in title.split("\n"))
+    axes.set_title(title)
+    axes.annotate(
+        letter,
+        xy=(0, 1),
+        xycoords="axes fraction",
+        xytext=(-5, 4),
+        textcoords="offset points",
+        fontsize=FONT + 2,
+        fontweight="bold",
+        ha="right",
+        va="bottom",
+        annotation_clip=False,
+    )
+
+
+def plain_log(axis: object, base: float, limits: tuple[float, float], most: int = 5) -> None:
+    """Label a log axis with plain numbers (exponents would print smaller than the smallest font)."""
+    import numpy as np
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = (np.log(limit) / np.log(base) for limit in limits)
+    powers = np.arange(np.ceil(low - 1e-9), np.floor(high + 1e-9) + 1)
+    step = max(1, int(np.ceil(len(powers) / most)))
+    axis.set_major_locator(FixedLocator([float(base**power) for power in powers[::step]]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def method_handles(methods: Iterable[tuple[str, str]], *, line: bool = True) -> list[Artist]:
+    """Legend entries, one per (dictionary, method), in the fixed order."""
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D(
+            [],
+            [],
+            color=method(name).colour,
+            marker=method(name).marker,
+            linestyle="-" if line else "none",
+            label=dictionary_label(dictionary, name),
+        )
+        for dictionary, name in methods
+    ]
+
+
+def whitening_handles(whitenings: Sequence[str], *, markers: bool = False) -> list[Artist]:
+    """Legend entries for whitenings: line styles, or open (raw) and filled (whitened) markers."""
+    from matplotlib.lines import Line2D
+
+    handles: list[Artist] = []
+    for name in whitenings:
+        if markers:
+            fill = "white" if name == RAW else REFERENCE_COLOUR
+            handle = Line2D([], [], color=REFERENCE_COLOUR, marker="o", linestyle="none", markerfacecolor=fill)
+        else:
+            handle = Line2D([], [], color=REFERENCE_COLOUR, linestyle=whitening_line(name))
+        handle.set_label(whitening_label(name))
+        handles.append(handle)
+    return handles
+
+
+def band_handle(label: str, colour: str = NULL_COLOUR, alpha: float = 0.6) -> Artist:
+    """Legend entry of a shaded band."""
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, alpha=alpha, edgecolor="none", label=label)
+
+
+def line_handle(label: str, colour: str = REFERENCE_COLOUR, linestyle: str = ":") -> Artist:
+    """Legend entry of a plain line."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, linestyle=linestyle, linewidth=0.9, label=label)
+
+
+def dot_handle(label: str) -> Artist:
+    """Legend entry of a small black dot."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color="black", marker="o", markersize=1.8, linestyle="none", label=label)
+
+
+def null_handle(label: str) -> Artist:
+    """Legend entry of a null that is drawn as a grey bar with a tick (see `panels.dot_rows`)."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [],
+        [],
+        color=NULL_COLOUR,
+        linewidth=3.2,
+        marker="|",
+        markersize=4,
+        markeredgewidth=0.8,
+        markeredgecolor=REFERENCE_COLOUR,
+        label=label,
+    )
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 8) -> None:
+    """One legend for the whole figure, under the panels."""
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def dictionary_label(dictionary: str, name: str) -> str:
+    """Return what readers call a dictionary: its method's label, or its own key where the key says more."""
+    return method(name).label if dictionary == name else dictionary

@@ -1,0 +1,148 @@
+"""Activations in two dimensions, and the spectrum of held-out controls: before and after whitening."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conceptome.measures.rows import seeded
+from conceptome.statistics import bootstrap_groups, group_codes, interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from conceptome.config.evidence import Measures
+
+# obs columns that every data set has; all others are labels.
+RESERVED = ("control", "group", "batch", "split")
+
+
+def axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First two principal axes of rows x (n, p), as (2, p), signs fixed (largest loading positive), and their shares.
+
+    Returns
+    -------
+    axes, shares
+        (2, p) and (2,) share of the total variance; with p = 1 the second axis is zero.
+    """
+    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    order = np.argsort(-values, kind="stable")[:2]
+    chosen = vectors[:, order].T
+    chosen *= np.sign(chosen[np.arange(len(chosen)), np.abs(chosen).argmax(axis=1)])[:, None]
+    shares = np.maximum(values[order], 0.0) / max(float(np.maximum(values, 0.0).sum()), 1e-300)
+    if len(chosen) < 2:
+        chosen, shares = np.vstack([chosen, np.zeros_like(chosen)]), np.append(shares, 0.0)
+    return chosen, shares
+
+
+def projection(x_axes: np.ndarray, control: np.ndarray, x: np.ndarray, obs: pd.DataFrame) -> pd.DataFrame:
+    """Project samples on two principal axes.
+
+    The axes are those of training samples, controls and others together, and the origin is the mean of the training
+    controls: whitened controls have the same variance in every direction and so no principal axes of their own.
+
+    Parameters
+    ----------
+    x_axes
+        (n', p) training samples.
+    control
+        (n',) bool, which of them are controls.
+    x
+        (n, p) samples to project, described by `obs` (index sample_id).
+
+    Returns
+    -------
+    pandas.DataFrame
+        sample_id, pc1, pc2, pc1_share, pc2_share (shares of the variance of training samples), control, group, batch,
+        split, and every other column of obs.
+    """
+    import pandas as pd
+
+    directions, shares = axes(x_axes)
+    origin = x_axes[control].mean(axis=0, dtype=np.float64) if control.any() else x_axes.mean(axis=0, dtype=np.float64)
+    points = (x.astype(np.float64) - origin) @ directions.T
+    table = pd.DataFrame(
+        {
+            "sample_id": obs.index.astype(str).to_numpy(),
+            "pc1": points[:, 0],
+            "pc2": points[:, 1],
+            "pc1_share": shares[0],
+            "pc2_share": shares[1],
+        }
+    )
+    for column in RESERVED:
+        table[column] = obs[column].to_numpy() if column in obs else None
+    for column in obs.columns:
+        if column not in table:
+            table[column] = obs[column].to_numpy()
+    return table
+
+
+def _eigenvalues(x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Eigenvalues (largest first) of the covariance of rows x (n, p) float64, weights (n,) being repeats."""
+    if weights is None:
+        centred = x - x.mean(axis=0)
+        covariance = centred.T @ centred / max(len(x) - 1, 1)
+    else:
+        used = weights > 0
+        x, weights = x[used], weights[used].astype(np.float64)
+        centred = x - weights @ x / weights.sum()
+        covariance = (centred * weights[:, None]).T @ centred / max(weights.sum() - 1.0, 1.0)
+    return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0.0)
+
+
+def spectrum(x: np.ndarray, groups: np.ndarray, config: Measures) -> pd.DataFrame:
+    """Eigenvalues of the covariance of test controls: flat if the whitening holds on samples it has not seen.
+
+    A finite sample of perfectly white data has no flat spectrum either; `null` is the spectrum of Gaussian rows of
+    equal variance in all directions, of the same number and the same total variance, averaged over draws.
+
+    Parameters
+    ----------
+    x
+        (n, p) test controls.
+    groups
+        (n,) their groups, resampled for the interval of each ordered eigenvalue.
+
+    Returns
+    -------
+    pandas.DataFrame
+        component (1-based), eigenvalue (squared units of the activations; unitless when whitened), low, high, null,
+        null_low, null_high, n; no rows when there are fewer than two test controls.
+
+    References
+    ----------
+    Marchenko and Pastur 1967 (the null's limit).
+    """
+    import pandas as pd
+
+    if len(x) < 2:
+        return pd.DataFrame()
+    x = x.astype(np.float64)
+    n, p = x.shape
+    values = _eigenvalues(x)
+    # An eigendecomposition per draw: a fifth of the draws keeps the spectrum a small part of the job.
+    few = max(config.bootstraps // 5, 20)
+    code, names = group_codes(groups)
+    draws = bootstrap_groups(groups, few, seeded(config.seed, "spectrum"))
+    if len(names) > 1:
+        low, high = interval(np.stack([_eigenvalues(x, draw[code]) for draw in draws]), config.confidence)
+    else:
+        low = high = np.full(p, np.nan)
+    rng = np.random.default_rng(seeded(config.seed, "spectrum", "null"))
+    null = np.stack([_eigenvalues(rng.normal(size=(n, p))) for _ in range(20)]) * values.mean()
+    null_low, null_high = interval(null, config.confidence)
+    return pd.DataFrame(
+        {
+            "component": np.arange(1, p + 1),
+            "eigenvalue": values,
+            "low": low,
+            "high": high,
+            "null": null.mean(axis=0),
+            "null_low": null_low,
+            "null_high": null_high,
+            "n": n,
+        }
+    )

@@ -1,0 +1,209 @@
+"""The columns of every evidence table, and how one is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PLACE = {"dataset": "object", "model": "object", "whitening": "object"}
+_FIT = {**_PLACE, "dictionary": "object", "method": "object", "seed": "int64"}
+
+TABLES: dict[str, dict[str, str]] = {
+    "reconstruction": {
+        **_FIT,
+        "split": "object",
+        "k": "int64",
+        "trained_k": "int64",
+        "l0": "float64",
+        "fvu": "float64",
+        "fvu_low": "float64",
+        "fvu_high": "float64",
+        "r2": "float64",
+        "fvu_raw": "float64",
+        "fvu_raw_low": "float64",
+        "fvu_raw_high": "float64",
+        "fvu_null": "float64",
+        "fvu_null_low": "float64",
+        "fvu_null_high": "float64",
+        "dead": "int64",
+        "dense": "int64",
+        "m": "int64",
+        "d": "int64",
+        "n": "int64",
+    },
+    "selectivity": {
+        **_FIT,
+        "label": "object",
+        "role": "object",
+        "atom": "int64",
+        "best_class": "object",
+        "avg": "float64",
+        "avg_low": "float64",
+        "avg_high": "float64",
+        "best_class_max": "object",
+        "max": "float64",
+        "max_low": "float64",
+        "max_high": "float64",
+        "n": "int64",
+        "n_active": "int64",
+        "active_rule": "object",
+    },
+    "selectivity_null": {
+        **_FIT,
+        "label": "object",
+        "statistic": "object",
+        "rank": "int64",
+        "low": "float64",
+        "median": "float64",
+        "high": "float64",
+    },
+    "probes": {
+        **_FIT,
+        "label": "object",
+        "role": "object",
+        "balanced_accuracy": "float64",
+        "low": "float64",
+        "high": "float64",
+        "null": "float64",
+        "null_low": "float64",
+        "null_high": "float64",
+        "chance": "float64",
+        "n_classes": "int64",
+        "n_train": "int64",
+        "n_test": "int64",
+        "n_groups_test": "int64",
+        "strength": "float64",
+        "excluded": "object",
+        "group_is": "object",
+    },
+    "stability": {
+        **_PLACE,
+        "dictionary": "object",
+        "method": "object",
+        "seed": "int64",
+        "seed_a": "int64",
+        "seed_b": "int64",
+        "mean_cosine": "float64",
+        "low": "float64",
+        "high": "float64",
+        "shared": "float64",
+        "shared_low": "float64",
+        "shared_high": "float64",
+        "null": "float64",
+        "null_low": "float64",
+        "null_high": "float64",
+        "coherence": "float64",
+        "m": "int64",
+    },
+    "stability_atoms": {
+        **_FIT,
+        "seed_a": "int64",
+        "seed_b": "int64",
+        "atom": "int64",
+        "partner": "int64",
+        "cosine": "float64",
+        "null_cosine": "float64",
+    },
+    "recovery": {
+        **_FIT,
+        "variable": "object",
+        "layer": "object",
+        "atom": "int64",
+        "best_correlation": "float64",
+        "low": "float64",
+        "high": "float64",
+        "null": "float64",
+        "null_low": "float64",
+        "null_high": "float64",
+        "completeness_r2": "float64",
+        "completeness_low": "float64",
+        "completeness_high": "float64",
+        "completeness_null": "float64",
+        "recovered": "bool",
+        "n": "int64",
+    },
+    "activations": {
+        **_PLACE,
+        "sample_id": "object",
+        "pc1": "float64",
+        "pc2": "float64",
+        "pc1_share": "float64",
+        "pc2_share": "float64",
+        "control": "bool",
+        "group": "object",
+        "batch": "object",
+        "split": "object",
+    },
+    "spectrum": {
+        **_PLACE,
+        "component": "int64",
+        "eigenvalue": "float64",
+        "low": "float64",
+        "high": "float64",
+        "null": "float64",
+        "null_low": "float64",
+        "null_high": "float64",
+        "n": "int64",
+    },
+}
+
+
+def assemble(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str]) -> pd.DataFrame:
+    """Stack the frames of one table in its column order and types; without frames, an empty table with its columns.
+
+    Parameters
+    ----------
+    table
+        A key of `TABLES`. Columns beyond those listed there (labels) are kept, after the listed ones.
+    frames
+        Any number of frames.
+    place
+        dataset, model and whitening: constant columns.
+    """
+    import pandas as pd
+
+    columns = TABLES[table]
+    frames = [frame for frame in frames if len(frame)]
+    stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+    for name, value in place.items():
+        stacked[name] = pd.Series([value] * len(stacked), index=stacked.index, dtype="object")
+    missing = [name for name in columns if name not in stacked]
+    if missing:
+        raise ValueError(f"table {table} lacks columns {', '.join(missing)}")
+    extra = [name for name in stacked if name not in columns]
+    return stacked[[*columns, *extra]].astype(columns)
+
+
+def write(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str], folder: Path) -> None:
+    """Write `assemble(...)` to folder/{table}.parquet."""
+    from conceptome.files import write_parquet
+
+    write_parquet(folder / f"{table}.parquet", assemble(table, frames, place))
+
+
+def headline(folder: Path) -> dict[str, float]:
+    """Summarise written tables in a few numbers, averaged over seeds: 'dictionary/measure' → value.
+
+    fvu (trained budget, test), balanced_accuracy of each probed label, mean_cosine of seed pairs, recovered (share of
+    the hidden variables); measures that were not made are absent.
+    """
+    from conceptome.files import read_parquet
+
+    fvu = read_parquet(folder / "reconstruction.parquet")
+    probes = read_parquet(folder / "probes.parquet").dropna(subset="balanced_accuracy")
+    probes["measure"] = "balanced_accuracy/" + probes["label"]
+    parts = (
+        (fvu[fvu["k"] == fvu["trained_k"]].assign(measure="fvu"), "fvu"),
+        (probes, "balanced_accuracy"),
+        (read_parquet(folder / "stability.parquet").assign(measure="mean_cosine"), "mean_cosine"),
+        (read_parquet(folder / "recovery.parquet").assign(measure="recovered"), "recovered"),
+    )
+    found = {}
+    for frame, column in parts:
+        for (dictionary, measure), value in frame.groupby(["dictionary", "measure"])[column].mean().items():
+            found[f"{dictionary}/{measure}"] = float(value)
+    return found

@@ -1,0 +1,152 @@
+"""Where the witness keeps its papers, and sha256 of files with a cache that trusts nothing but the inode's own word."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from conceptome.errors import ConceptomeError
+from conceptome.files import atomic_path, sha256_file
+
+RESULTS_VARIABLE = "CONCEPTOME_RESULTS"
+WORKFLOW_VARIABLE = "CONCEPTOME_WORKFLOW"
+
+CACHE_FROM_BYTES = 1 << 18  # below this, reading a cache entry costs as much as hashing the file
+SETTLED_NS = 50_000_000  # a file younger than this may still change without its time stamps showing it
+# Written by Snakemake into every directory output after the job has ended: no content of ours.
+IGNORED_NAMES = frozenset({".snakemake_timestamp"})
+
+
+def canonical(value: Any) -> bytes:
+    """Give the one JSON spelling of a value, so that equal values have equal digests."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of a JSON value's canonical spelling."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Turn what a rule carries in its params into JSON: mappings, lists, numbers, strings; NaN becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [plain(item) for item in value]
+        return sorted(items, key=str) if isinstance(value, set | frozenset) else items
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if hasattr(value, "item") and callable(value.item):
+        return plain(value.item())
+    return str(value)
+
+
+def fingerprint(path: str | os.PathLike) -> tuple[int, int, int, int, int]:
+    """Device, inode, size in bytes, mtime and ctime in ns: equal as long as nobody wrote to the file."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class ProvenanceFolder:
+    """The folder `results`/.provenance and what lies in it."""
+
+    def __init__(self, results: str | os.PathLike):
+        self.results = Path(results)
+        self.path = self.results / ".provenance"
+        self.records = self.path / "records"
+        self.hashes = self.path / "hashes"
+        self.environments = self.path / "environments"
+        self.progress = self.path / "progress"
+        self.workflows = self.path / "workflows"
+        self.configuration = self.path / "configuration.json"
+        self.ledger = self.results / "ledger.jsonl"
+        self.database = self.results / "mlflow.db"
+        self.artifacts = self.results / "mlflow-artifacts"
+
+    def start_path(self, job: str) -> Path:
+        """Path of the record that a job writes first."""
+        return self.records / f"{job}.start.json"
+
+    def final_path(self, job: str) -> Path:
+        """Path of the record that a job writes last."""
+        return self.records / f"{job}.final.json"
+
+    def jobs(self) -> dict[str, tuple[Path, Path | None]]:
+        """Every job that ever started, in order: its start record and its final record (None: none was written)."""
+        finals = {path.name.removesuffix(".final.json"): path for path in self.records.glob("*.final.json")}
+        starts = {path.name.removesuffix(".start.json"): path for path in self.records.glob("*.start.json")}
+        names = sorted(finals.keys() | starts.keys())
+        return {job: (starts.get(job, self.start_path(job)), finals.get(job)) for job in names}
+
+    def sha256(self, path: str | os.PathLike) -> str:
+        """Hex sha256 of a file, from the cache when its inode, size, mtime and ctime are those of a file hashed before.
+
+        The cache holds one small file per hashed file and is written atomically: jobs need no lock, and a lost or
+        half-copied cache only costs time.
+        """
+        before = fingerprint(path)
+        if before[2] < CACHE_FROM_BYTES:
+            return sha256_file(path)
+        key = hashlib.sha256(repr(before).encode()).hexdigest()
+        entry = self.hashes / key[:2] / key[2:]
+        with suppress(OSError):
+            cached = entry.read_text(encoding="ascii").strip()
+            if len(cached) == 64:
+                return cached
+        settled = time.time_ns() - max(before[3], before[4]) > SETTLED_NS
+        value = sha256_file(path)
+        if settled and fingerprint(path) == before:
+            # The cache is a convenience: a full disk must not turn a finished job into a failed one.
+            with suppress(OSError), atomic_path(entry) as temporary:
+                temporary.write_text(value + "\n", encoding="ascii")
+        return value
+
+    def describe(self, name: str, path: str | os.PathLike) -> list[dict[str, Any]]:
+        """List a file, or every file below a folder in order of path, with its sha256 and size in bytes."""
+        path = Path(path)
+        if path.is_dir():
+            found = (item for item in path.rglob("*") if item.is_file() and item.name not in IGNORED_NAMES)
+            files = sorted(found, key=lambda item: item.as_posix())
+        else:
+            files = [path]
+        return [
+            {"name": name, "path": file.as_posix(), "sha256": self.sha256(file), "size": file.stat().st_size}
+            for file in files
+        ]
+
+
+class AlreadyLocked(ConceptomeError):
+    """Another process holds the lock; the message says which."""
+
+
+@contextmanager
+def lock(path: Path, wait: bool = True) -> Iterator[int]:
+    """Hold an exclusive lock that the system takes back when the process dies; yields its file descriptor.
+
+    Raises
+    ------
+    AlreadyLocked
+        Somebody else holds it and `wait` is false.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            handle.seek(0)
+            raise AlreadyLocked(handle.read().strip() or "another process") from None
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        handle.flush()
+        yield handle.fileno()

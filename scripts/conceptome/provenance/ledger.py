@@ -1,0 +1,148 @@
+"""The ledger: results/ledger.jsonl, one line per workflow run, each line holding the digest of the line before.
+
+An entry names the jobs' records by sha256, so that a record which is edited or removed later is noticed, and so is an
+entry that is edited, removed from the middle or moved. What the chain alone cannot notice is an end that was cut off,
+or a whole chain written anew: for that its head has to be known elsewhere (it is written to MLflow with each ingest).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from conceptome.errors import DataError
+from conceptome.files import atomic_path, read_json, sha256_file
+from conceptome.provenance.folder import ProvenanceFolder, canonical, digest
+from conceptome.provenance.record import host, process_start
+
+GENESIS = "0" * 64
+
+
+def entries(results: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read the ledger without judging it.
+
+    Raises
+    ------
+    DataError
+        A line is not JSON.
+    """
+    path = ProvenanceFolder(results).ledger
+    if not path.exists():
+        return []
+    read = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            read.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise DataError(f"{path}, line {number}: not a JSON entry; the ledger was altered") from None
+    return read
+
+
+def head(results: str | os.PathLike) -> str:
+    """Digest of the last entry; 64 zeros for an empty ledger."""
+    read = entries(results)
+    return read[-1]["digest"] if read else GENESIS
+
+
+def is_running(start: dict[str, Any]) -> bool:
+    """Tell whether the process that wrote a start record still runs; on another host nobody can tell: no."""
+    process = start["process"]
+    return start["host"]["name"] == host()["name"] and process_start(process["pid"]) == process["started"] is not None
+
+
+def append(results: str | os.PathLike, workflow: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Add one entry per workflow run that has records which no entry names yet, and give the new entries.
+
+    Jobs that started, have no final record and no longer run are named as crashed, by their start record. The caller
+    holds the ingest lock: the ledger has one writer at a time.
+
+    Parameters
+    ----------
+    workflow
+        Facts about the run that has just ended ({"id", "status", ...}), kept in its entry.
+    """
+    folder = ProvenanceFolder(results)
+    read = entries(results)
+    known = {item["sha256"] for entry in read for kind in ("records", "crashed") for item in entry[kind]}
+    groups: dict[str | None, dict[str, list]] = defaultdict(lambda: {"records": [], "crashed": []})
+    for job, (start, final) in folder.jobs().items():
+        path = final or start
+        identity = sha256_file(path)
+        if identity in known:
+            continue
+        content = read_json(path)
+        if final is None and is_running(content):
+            continue
+        kind = "records" if final else "crashed"
+        groups[content["workflow"]][kind].append({"job": job, "sha256": identity})
+    added = []
+    previous = read[-1]["digest"] if read else GENESIS
+    for identity in sorted(groups, key=lambda item: min(job["job"] for kind in groups[item].values() for job in kind)):
+        entry = {
+            "sequence": len(read) + len(added),
+            "previous": previous,
+            "time": round(time.time(), 3),
+            "workflow": identity,
+            "facts": workflow if workflow and workflow.get("id") == identity else None,
+            **groups[identity],
+        }
+        entry["digest"] = previous = digest(entry)
+        added.append(entry)
+    if added:
+        lines = b"".join(canonical(entry) + b"\n" for entry in added)
+        # Copied and renamed rather than appended in place: a crash or a full disk leaves no half line.
+        with atomic_path(folder.ledger) as temporary:
+            before = folder.ledger.read_bytes() if folder.ledger.exists() else b""
+            temporary.write_bytes(before + lines)
+    return added
+
+
+def verify(results: str | os.PathLike) -> list[str]:
+    """Check the chain and the records it names; an empty list means that all is well.
+
+    Returns
+    -------
+    One line per finding: which entry or record, and what is wrong with it.
+    """
+    folder = ProvenanceFolder(results)
+    try:
+        read = entries(results)
+    except DataError as error:
+        return [str(error)]
+    findings = []
+    previous = GENESIS
+    named: set[str] = set()
+    for position, entry in enumerate(read):
+        where = f"{folder.ledger}, line {position + 1}"
+        content = {key: value for key, value in entry.items() if key != "digest"}
+        if entry.get("digest") != digest(content):
+            findings.append(f"{where}: the entry was edited (its digest is not that of its content)")
+        if entry.get("sequence") != position:
+            findings.append(f"{where}: sequence {entry.get('sequence')} instead of {position}: removed or reordered")
+        if entry.get("previous") != previous:
+            findings.append(f"{where}: does not follow the entry before it: removed, reordered or edited")
+        previous = entry.get("digest")
+        for kind, suffix in (("records", "final"), ("crashed", "start")):
+            for item in entry.get(kind, []):
+                path = folder.records / f"{item['job']}.{suffix}.json"
+                named.add(path.name)
+                findings.extend(_check_record(path, item["sha256"], where))
+    for job, (start, final) in folder.jobs().items():
+        if final is not None and final.name not in named:
+            findings.append(f"{final}: no ledger entry names this record; `conceptome mlflow ingest` adds it")
+        elif final is None and start.name not in named and not is_running(read_json(start)):
+            findings.append(f"{start}: job {job} started and never ended; `conceptome mlflow ingest` notes it")
+    return findings
+
+
+def _check_record(path: Path, expected: str, where: str) -> list[str]:
+    if not path.exists():
+        return [f"{path}: missing, though {where} names it"]
+    found = sha256_file(path)
+    if found != expected:
+        return [f"{path}: altered: sha256 {found[:12]}…, but {where} says {expected[:12]}…"]
+    return []

@@ -1,0 +1,463 @@
+"""The record of one job: `with job(snakemake):` around a script writes down what went in, what ran and what came out.
+
+A start record is written before anything else and one final record after success, failure or interruption, both
+atomically under results/.provenance/records/; a start without an end is a job that was killed. Whatever the libraries
+say goes to the rule's log file, and an error reaches the terminal as one line.
+
+The results folder is named by the variable CONCEPTOME_RESULTS (the Snakefile sets it from run.results), else by the
+`results` key of the configuration, else it is "results". CONCEPTOME_WORKFLOW names the workflow run.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import resource
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from conceptome.errors import ConceptomeError
+from conceptome.files import sha256_file, write_json
+from conceptome.progress import VARIABLE as PROGRESS_VARIABLE
+from conceptome.provenance.closure import closure, repository
+from conceptome.provenance.folder import (
+    RESULTS_VARIABLE,
+    WORKFLOW_VARIABLE,
+    ProvenanceFolder,
+    digest,
+    fingerprint,
+    plain,
+)
+
+SCHEMA_VERSION = 1
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Never the whole environment: it may hold secrets.
+RECORDED_VARIABLES = (
+    *THREAD_VARIABLES,
+    "PYTHONHASHSEED",
+    "SOURCE_DATE_EPOCH",
+    "CUDA_VISIBLE_DEVICES",
+    "LANG",
+    "LC_ALL",
+)
+
+
+class Interrupted(BaseException):
+    """The job was asked to stop by SIGTERM."""
+
+
+class JobContext:
+    """What a script may use of its own record.
+
+    Attributes
+    ----------
+    job
+        Name of the job, unique within a results folder.
+    threads
+        Threads the rule was given.
+    metrics
+        Numbers worth a column in the tracking database; the script may add to it.
+    """
+
+    def __init__(self, job: str, threads: int):
+        self.job = job
+        self.threads = threads
+        self.metrics: dict[str, float] = {}
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[JobContext]:
+    """Record a rule's job.
+
+    Raises
+    ------
+    SystemExit
+        The block raised: 1 after an error, 130 after Ctrl-C, 143 after SIGTERM. The error line is already on the
+        terminal, the traceback in the log.
+    """
+    folder = ProvenanceFolder(results_folder(snakemake))
+    name = new_name(snakemake.rule)
+    context = JobContext(name, int(snakemake.threads))
+    title = describe(snakemake)
+    log = snakemake.log[0] if len(snakemake.log) else None
+    started = time.time()
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "job": name,
+        "workflow": os.environ.get(WORKFLOW_VARIABLE),
+        "rule": snakemake.rule,
+        "wildcards": plain(dict(snakemake.wildcards.items())),
+        "started": started,
+        "host": host(),
+        "process": {"pid": os.getpid(), "started": process_start(os.getpid())},
+        "scheduler_id": os.environ.get("SLURM_JOB_ID"),
+        "log": log,
+    }
+    with terminal_to_log(log) as terminal, stop_signals():
+        status, problem, error = "success", None, None
+        outputs: list[dict[str, Any]] = []
+        seen: dict[str, tuple | None] = {}
+        try:
+            write_json(folder.start_path(name), record)
+            record["start_record"] = sha256_file(folder.start_path(name))
+            set_threads(context.threads)
+            announce(folder, name, record)
+            record.update(recipe(snakemake, folder, seen))
+            try:
+                yield context
+            except SystemExit as early:
+                # A script may end early of its own accord; it still has to have written what it promised.
+                if early.code:
+                    raise
+            outputs = [item for key, path in named(snakemake.output) for item in folder.describe(key, path)]
+        except BaseException as raised:
+            ignore_signals()
+            error = raised
+            status, problem = explain(raised, snakemake, log)
+            logging.getLogger("conceptome").error("%s", "".join(traceback.format_exception(raised)))
+        ignore_signals()
+        record.update(
+            status=status,
+            error=problem,
+            ended=time.time(),
+            outputs=outputs,
+            inputs_changed=[path for path, mark in seen.items() if mark != _mark(path)],
+            metrics=plain(context.metrics),
+            peak_memory_bytes=peak_memory(),
+            cpu_seconds=cpu_seconds(),
+        )
+        try:
+            write_json(folder.final_path(name), record)
+        except OSError as trouble:
+            # Without its record a job has not succeeded: provenance would have a hole.
+            if status == "success":
+                status, problem = explain(trouble, snakemake, log)
+        with suppress(OSError):
+            for path in folder.progress.glob(f"{name}.*"):
+                path.unlink(missing_ok=True)
+        if problem:
+            os.write(terminal, f"error: {title}: {problem}\n".encode())
+    if status != "success":
+        raise SystemExit({"interrupted": 143 if isinstance(error, Interrupted) else 130}.get(status, 1))
+
+
+def results_folder(snakemake: Any) -> str:
+    """Name the results folder of this job (see the module's docstring)."""
+    return os.environ.get(RESULTS_VARIABLE) or str(dict(snakemake.config or {}).get("results") or "results")
+
+
+def new_name(rule: str) -> str:
+    """Make a name that sorts by time and that no other job has: time in UTC, rule, eight random hex digits."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{rule}-{secrets.token_hex(4)}"
+
+
+def describe(snakemake: Any) -> str:
+    """Name a job for people: rule and wildcards."""
+    wildcards = ", ".join(f"{key}={value}" for key, value in snakemake.wildcards.items())
+    return f"rule {snakemake.rule}" + (f" ({wildcards})" if wildcards else "")
+
+
+def named(files: Any) -> Iterator[tuple[str, str]]:
+    """Give (name, path) of each input or output; unnamed ones are called by their position."""
+    for position, (name, value) in enumerate(files._allitems()):
+        for path in [value] if isinstance(value, str | os.PathLike) else value:
+            yield name or str(position), str(path)
+
+
+def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> dict[str, Any]:
+    """Everything known before the job: inputs, parameters, seeds, code, environment, and the digest over them.
+
+    `seen` is filled with each input's inode, size and time stamps, to notice a change under the job's feet.
+    """
+    inputs = []
+    for key, path in named(snakemake.input):
+        for item in folder.describe(key, path):
+            seen[item["path"]] = _mark(item["path"])
+            inputs.append(item)
+    parameters = plain(dict(snakemake.params.items()))
+    code = parameters.pop("code", None)
+    if code is None:
+        script = Path(str(getattr(snakemake, "scriptdir", None) or ""), f"{snakemake.rule}.py")
+        code = closure(script) if script.is_file() else {"digest": None, "files": []}
+    elif isinstance(code, str):
+        code = {"digest": code, "files": []}
+    wildcards = plain(dict(snakemake.wildcards.items()))
+    seeds = sorted({*_seeds(parameters), *_seeds(wildcards)}, key=str)
+    lock = repository() / "requirements.lock"
+    known = {
+        "parameters": parameters,
+        "seeds": seeds,
+        "code": code,
+        "kernels": kernel_build(code),
+        "lock": sha256_file(lock) if lock.is_file() else None,
+    }
+    contents = sorted([item["name"], item["sha256"]] for item in inputs)
+    return {
+        **known,
+        "inputs": inputs,
+        "recipe": digest(
+            {**known, "code": code["digest"], "rule": snakemake.rule, "wildcards": wildcards, "inputs": contents}
+        ),
+        "threads": int(snakemake.threads),
+        "variables": {key: os.environ[key] for key in RECORDED_VARIABLES if key in os.environ},
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "environment": environment(folder),
+        "commit": commit(),
+    }
+
+
+def _mark(path: str) -> tuple | None:
+    try:
+        return fingerprint(path)
+    except OSError:
+        return None
+
+
+def _seeds(value: Any, key: str = "") -> Iterator[Any]:
+    """Find every value called seed or seeds."""
+    if key in ("seed", "seeds"):
+        yield from (str(item) for item in (value if isinstance(value, list) else [value]))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _seeds(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _seeds(item)
+
+
+def kernel_build(code: Mapping[str, Any]) -> str | None:
+    """Digest of the compiled kernels, None where the code of a job does not reach them or none are built."""
+    if not any(file.startswith("kernels/") for file in code["files"]):
+        return None
+    try:
+        import conceptome_kernels
+    except ImportError:
+        return None
+    value = getattr(conceptome_kernels, "build_digest", None)
+    return value() if callable(value) else value
+
+
+def environment(folder: ProvenanceFolder) -> str:
+    """Digest of the list of installed distributions (name==version), which is kept once in a file of that name.
+
+    The names are read off the installers' metadata folders: a directory listing, where importing the metadata of some
+    250 distributions in every job would cost a third of a second.
+    """
+    found = set()
+    for entry in map(Path, sys.path):
+        if entry.name in ("site-packages", "dist-packages") and entry.is_dir():
+            for item in os.listdir(entry):
+                stem, _, kind = item.rpartition(".")
+                if kind in ("dist-info", "egg-info"):
+                    name, _, version = stem.removesuffix(".egg").partition("-")
+                    found.add(f"{name.lower().replace('_', '-')}=={version}")
+    listing = sorted(found)
+    key = digest(listing)
+    path = folder.environments / f"{key}.json"
+    if not path.exists():
+        write_json(path, listing)
+    return key
+
+
+def commit() -> dict[str, Any]:
+    """Commit of the checkout and whether tracked files differ from it; both None outside a git checkout."""
+    command = ["git", "-C", str(repository()), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    # A status call refreshes the index unless told not to, and jobs that run side by side would race for its lock.
+    variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=variables)
+    except (OSError, subprocess.SubprocessError):
+        return {"id": None, "dirty": None}
+    answer = done.stdout.splitlines()
+    identity = next((line.split()[-1] for line in answer if line.startswith("# branch.oid")), None)
+    return {"id": identity, "dirty": any(not line.startswith("#") for line in answer)}
+
+
+def host() -> dict[str, Any]:
+    """Name the machine: host name, kernel, processor model, number of processors."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as handle:
+        model = next((line.partition(":")[2].strip() for line in handle if line.startswith("model name")), model)
+    return {"name": platform.node(), "system": platform.platform(), "cpu": model, "cpus": os.cpu_count()}
+
+
+def process_start(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot, which tells a live process from a later one of the same number."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process, in bytes.
+
+    getrusage inherits the peak of the process that forked this one, so the kernel's own mark for this address space
+    comes first.
+    """
+    with suppress(OSError), open("/proc/self/status", encoding="utf-8") as handle:
+        for line in handle:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and the children it waited for, in seconds."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(item.ru_utime + item.ru_stime for item in usage), 3)
+
+
+def set_threads(threads: int) -> None:
+    """Hold numerical libraries to the rule's number of threads, as far as they are not loaded yet."""
+    if "numpy" not in sys.modules:
+        os.environ.update({name: str(threads) for name in THREAD_VARIABLES})
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def announce(folder: ProvenanceFolder, name: str, record: Mapping[str, Any]) -> None:
+    """Tell watchers that the job runs, and the library where to write how far it has come."""
+    folder.progress.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder.progress / f"{name}.job.json",
+        {key: record[key] for key in ("job", "workflow", "rule", "wildcards", "started", "host", "process")},
+    )
+    os.environ[PROGRESS_VARIABLE] = str((folder.progress / f"{name}.steps.json").absolute())
+
+
+@contextmanager
+def terminal_to_log(log: str | None) -> Iterator[int]:
+    """Send standard output, standard error and all logging to the log file; yields the terminal's file descriptor.
+
+    Done on the file descriptors, since compiled libraries and child processes write there too.
+    """
+    terminal = os.dup(2)
+    try:
+        stream = _open_log(log)
+        if stream is None:
+            yield terminal
+        else:
+            with _redirected(stream):
+                yield terminal
+    finally:
+        os.close(terminal)
+
+
+def _open_log(log: str | None) -> TextIO | None:
+    """Open the log; None without one, or when the disk takes no more (the start record's failure will say so)."""
+    if log is None:
+        return None
+    with suppress(OSError):
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        return open(log, "w", encoding="utf-8", buffering=1)
+    return None
+
+
+@contextmanager
+def _redirected(stream: TextIO) -> Iterator[None]:
+    saved = {number: os.dup(number) for number in (1, 2)}
+    root = logging.getLogger()
+    level = root.level
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    _flush()
+    for number in saved:
+        os.dup2(stream.fileno(), number)
+    try:
+        yield
+    finally:
+        _flush()
+        for number, original in saved.items():
+            os.dup2(original, number)
+            os.close(original)
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        root.setLevel(level)
+        # On a full disk the last lines of the log are lost; what went wrong is on the terminal.
+        with suppress(OSError):
+            stream.close()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Turn SIGTERM into an exception for the time of the block, and put the handlers back afterwards."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted
+
+    try:
+        saved = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread, where Python takes no signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """Let the final record be written in peace: a stop is already under way, or there is nothing left to stop."""
+    with suppress(ValueError):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def explain(error: BaseException, snakemake: Any, log: str | None) -> tuple[str, str]:
+    """Give (status, one line for the terminal) for what ended a job."""
+    where = f" (traceback: {log})" if log else ""
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        return "interrupted", "interrupted; the next run takes it up again"
+    if isinstance(error, ConceptomeError):
+        return "failure", str(error)
+    chain = list(_chain(error))
+    for item in chain:
+        if _is_disk_full(item):
+            output = next((path for _, path in named(snakemake.output)), "its output")
+            target = getattr(item, "filename", None) or output
+            return "failure", f"disk full while writing {target}: free space and run again"
+    if any(isinstance(item, MemoryError) or "can't allocate memory" in str(item) for item in chain):
+        peak = peak_memory() / 2**30
+        return "failure", f"out of memory (this job had {peak:.1f} GiB): use fewer cores, fewer samples or more memory"
+    if isinstance(error, SystemExit):
+        return "failure", f"the script ended with exit code {error.code}{where}"
+    text = " ".join(str(error).split())[:300]
+    return "failure", f"{type(error).__name__}: {text}{where}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Tell a full disk: by number, or by text for libraries that report it in exceptions of their own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)

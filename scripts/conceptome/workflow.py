@@ -1,0 +1,230 @@
+"""What a configuration implies as files: which paths each rule reads and writes. Pure path arithmetic, no data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from conceptome.config import Config, Run, Study
+from conceptome.dictionaries import METHODS
+from conceptome.errors import ConfigError
+from conceptome.models import MODELS
+
+MODALITY = {
+    "h5ad": "matrix",
+    "kang2018": "matrix",
+    "profiles": "matrix",
+    "proteins": "proteins",
+    "simulated_small": "simulated",
+    "simulated_large": "simulated",
+}
+DATA_FILES = {
+    "matrix": ("obs.parquet", "card.json", "X.h5ad"),
+    "proteins": ("obs.parquet", "card.json", "sequences.fasta", "annotations.parquet"),
+    "simulated": ("obs.parquet", "card.json", "X.h5ad", "truth.parquet"),
+}
+
+
+class Plan:
+    """The files of a run.
+
+    Parameters
+    ----------
+    config
+        The validated configuration.
+    sources
+        The entries of config/sources.yaml by name.
+
+    Raises
+    ------
+    ConfigError
+        A study names a source that config/sources.yaml does not hold.
+    """
+
+    def __init__(self, config: Config, sources: Mapping[str, object]):
+        self.config = config
+        self.sources = sources
+        self.results = config.run.results
+        self.datasets = list(config.studies)
+        for name in self.needed_sources():
+            if name not in sources:
+                raise ConfigError(f"source '{name}' is not in config/sources.yaml: add it there, or give a 'path'")
+
+    def study(self, dataset: str) -> Study:
+        """The study of a data set (they share their name)."""
+        return self.config.studies[dataset]
+
+    def needed_sources(self) -> list[str]:
+        """Names of all sources that the configured studies read, in order, once each."""
+        names: dict[str, None] = {}
+        for study in self.config.studies.values():
+            names.update((item.source, None) for item in study.dataset.inputs.values() if item.source)
+            names.update((model.source, None) for model in study.models.values() if getattr(model, "source", None))
+            names.update((name, None) for name in study.enrichment.gene_sets)
+        return list(names)
+
+    def of_modality(self, modality: str) -> list[str]:
+        """Data sets of one modality (matrix, proteins, simulated)."""
+        return [name for name in self.datasets if MODALITY[self.study(name).dataset.reader] == modality]
+
+    def source_file(self, name: str) -> str:
+        """Where a retrieved source lies."""
+        return f"{self.results}/sources/{name}"
+
+    def dataset_inputs(self, dataset: str) -> dict[str, str]:
+        """Input files of a data set's reader by their key in the study."""
+        inputs = self.study(dataset).dataset.inputs
+        return {key: self.source_file(item.source) if item.source else item.path for key, item in inputs.items()}
+
+    def data_files(self, dataset: str) -> list[str]:
+        """The prepared files of a data set."""
+        files = DATA_FILES[MODALITY[self.study(dataset).dataset.reader]]
+        return [f"{self.results}/data/{dataset}/{name}" for name in files]
+
+    def weights(self, dataset: str, model: str) -> list[str]:
+        """The checkpoint folder of a model, when it has one (a list, so that a rule can take it as an input)."""
+        entry = self.study(dataset).models[model]
+        if getattr(entry, "source", None):
+            return [self.source_file(entry.source)]
+        return [entry.path] if getattr(entry, "path", None) else []
+
+    def whitenings(self, dataset: str, model: str) -> list[str]:
+        """Whitenings that a model is taken through; a null model only through those it names."""
+        study = self.study(dataset)
+        return study.null_models[model].whitenings if model in study.null_models else list(study.whitenings)
+
+    def dictionaries(self, dataset: str, model: str) -> list[str]:
+        """Dictionaries that are learned on a model; on a null model only those it names."""
+        study = self.study(dataset)
+        return study.null_models[model].dictionaries if model in study.null_models else list(study.dictionaries)
+
+    def fits(self, dataset: str, model: str) -> list[tuple[str, int]]:
+        """Every (dictionary, seed) of a model, in the configured order."""
+        return [(name, seed) for name in self.dictionaries(dataset, model) for seed in self.config.run.seeds]
+
+    def fit_files(self, kind: str, dataset: str, model: str, whitening: str) -> list[str]:
+        """One file per fit, in the order of `fits`; kind is 'dictionary', 'card' or 'codes'."""
+        folder, name = {
+            "dictionary": ("dictionaries", "dictionary.safetensors"),
+            "card": ("dictionaries", "card.json"),
+            "codes": ("codes", "codes.parquet"),
+        }[kind]
+        return [
+            f"{self.results}/{folder}/{dataset}/{model}/{whitening}/{dictionary}/seed{seed}/{name}"
+            for dictionary, seed in self.fits(dataset, model)
+        ]
+
+    def spaces(self) -> list[tuple[str, str, str]]:
+        """Every (data set, model, whitening)."""
+        return [
+            (dataset, model, whitening)
+            for dataset in self.datasets
+            for model in self.study(dataset).models
+            for whitening in self.whitenings(dataset, model)
+        ]
+
+    def other_adapters(self, dataset: str, model: str) -> list[str]:
+        """Adapter modules that embedding this model never reaches, so that editing them re-runs nothing here."""
+        used = MODELS[self.study(dataset).models[model].adapter]
+        return sorted({module.split(":")[0] for module in MODELS.values()} - {used.split(":")[0]})
+
+    def other_methods(self, dataset: str, dictionary: str) -> list[str]:
+        """Dictionary modules that learning this dictionary never reaches."""
+        used = METHODS[self.study(dataset).dictionaries[dictionary].method][0]
+        return sorted({module for module, *_ in METHODS.values()} - {used})
+
+    def source_pattern(self, kind: str) -> str:
+        """Regular expression of the needed sources that are single files (kind 'file') or folders (kind 'folder')."""
+        return any_of([name for name in self.needed_sources() if self.sources[name].kind == kind])
+
+    def evidence_files(self, table: str) -> list[str]:
+        """One evidence table over all spaces; null models have enrichment tables only."""
+        return [
+            f"{self.results}/evidence/{dataset}/{model}/{whitening}/{table}.parquet"
+            for dataset, model, whitening in self.spaces()
+            if table in ENRICHMENT_TABLES or model not in self.study(dataset).null_models
+        ]
+
+    def figures(self) -> list[str]:
+        """The configured figures that at least one study provides evidence for."""
+        studies = self.config.studies.values()
+        applies = {
+            "selectivity": any(study.measures.selectivity for study in studies),
+            "probes": any(study.measures.probes for study in studies),
+            "labels": any(study.enrichment.labels for study in studies),
+            "gene_sets": any(study.enrichment.gene_sets for study in studies),
+            "residues": any(study.enrichment.residues for study in studies),
+            "recovery": any(study.measures.recovery for study in studies),
+            "stability": len(self.config.run.seeds) > 1,
+        }
+        return [figure for figure in self.config.run.figures if applies.get(figure, True)]
+
+    def activation_folders(self) -> list[str]:
+        """Every activation store, in the configured order."""
+        return [
+            f"{self.results}/activations/{name}/{model}" for name in self.datasets for model in self.study(name).models
+        ]
+
+    def evidence_settings(self) -> dict[str, dict]:
+        """What a caption needs to know of each study: null models, and the settings behind intervals and nulls."""
+        return {
+            name: study.model_dump(mode="json", include={"null_models", "measures", "enrichment"})
+            for name, study in self.config.studies.items()
+        }
+
+    def figure_files(self) -> list[str]:
+        """Every file of every figure: what a run is for."""
+        return [
+            f"{self.figure_folder(figure)}/{name}"
+            for figure in self.figures()
+            for name in (f"{figure}.svg", f"{figure}.png", f"{figure}.csv", "caption.md")
+        ]
+
+    def figure_folder(self, figure: str) -> str:
+        """Where a figure lies."""
+        return f"{self.results}/studies/{self.config.run.name}/figures/{figure}"
+
+
+MEASURE_TABLES = (
+    "reconstruction",
+    "selectivity",
+    "selectivity_null",
+    "probes",
+    "stability",
+    "stability_atoms",
+    "recovery",
+    "activations",
+    "spectrum",
+)
+ENRICHMENT_TABLES = ("labels", "gene_sets", "gene_sets_best", "residues")
+
+
+def any_of(names: Sequence[str]) -> str:
+    """Regular expression that matches exactly the given names; with no names, one that matches nothing."""
+    return "|".join(re.escape(name) for name in names) or r"(?!)"
+
+
+def job_environment(run: Run, repository: Path) -> dict[str, str]:
+    """Environment variables that every job inherits.
+
+    Thread counts are fixed by the configuration, not by the machine: sums are then added in the same order wherever
+    the run happens on the same kind of processor.
+    """
+    threads = str(run.threads)
+    path = os.pathsep.join(str(repository / folder) for folder in ("scripts", "kernels"))
+    return {
+        **dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"),
+            threads,
+        ),
+        "PYTHONPATH": path,
+        "PYTHONHASHSEED": "0",
+        "MPLBACKEND": "Agg",
+        "SOURCE_DATE_EPOCH": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CONCEPTOME_RESULTS": run.results,
+    }

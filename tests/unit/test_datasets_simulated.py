@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from conceptome.config import parse
+from conceptome.datasets import load, outputs, prepare
+
+
+def run(tmp_path, reader, name="out", **keys):
+    prepare(parse("dataset", {"reader": reader, "title": "t", **keys}), {}, tmp_path / name)
+    return load(tmp_path / name)
+
+
+def layer(truth, name):
+    return truth[[column for column in truth if column.split(":")[0] == name]].to_numpy()
+
+
+def test_small(tmp_path):
+    dataset = run(tmp_path, "simulated_small", n_samples=3000)
+    truth, data = dataset.truth(), dataset.anndata()
+    activity, accessibility, factor = (layer(truth, name) for name in ("activity", "accessibility", "tf"))
+    np.testing.assert_array_equal(factor, activity * accessibility)
+    np.testing.assert_array_equal(data.X, factor @ data.varm["weights"].T)
+    np.testing.assert_allclose(activity.mean(0), 2, atol=0.15)
+    np.testing.assert_allclose(accessibility.mean(0), [0.5, 0.1, 0.9], atol=0.04)
+    assert np.linalg.matrix_rank(data.varm["weights"]) == 3
+    assert truth.index.tolist() == dataset.obs.index.tolist()
+    assert dataset.card["simulated"] is True
+    assert dataset.card["modality"] == "simulated"
+    assert "seeded random" in dataset.card["control_is"]
+    assert "SIMULATED" in dataset.card["notes"][0]
+
+
+def test_large(tmp_path):
+    keys = {"n_samples": 1200, "n_programs": 30, "n_genes": 80, "n_cell_types": 6}
+    labels = {"labels": {"cell_type": {}, "batch": {"role": "technical"}}}
+    dataset = run(tmp_path, "simulated_large", **keys, **labels)
+    truth, data = dataset.truth(), dataset.anndata()
+    program, shifted, active = (layer(truth, name) for name in ("program", "program_in_batch", "program_in_cell"))
+    batch = dataset.obs["batch"].astype(int).to_numpy()
+    noise = shifted - program - batch[:, None]
+    np.testing.assert_allclose(noise.std(), 0.1, atol=0.005)
+    assert abs(noise.mean()) < 0.005
+    np.testing.assert_allclose(program.mean(0), 1 + 0.1 * np.arange(30), atol=0.3)
+    for kind in dataset.obs["cell_type"].unique():
+        rows = (dataset.obs["cell_type"] == kind).to_numpy()
+        ratio = active[rows] / shifted[rows]
+        assert ((ratio == 0).all(0) | (ratio == 1).all(0)).all()
+    np.testing.assert_allclose(data.X, active @ data.varm["weights"].T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(layer(truth, "batch").argmax(1), batch)
+    assert layer(truth, "cell_type").sum(1).tolist() == [1.0] * 1200
+    assert dataset.card["batch_is"] == "batch"
+
+
+@pytest.mark.parametrize("reader", ["simulated_small", "simulated_large"])
+def test_repeats_by_seed(tmp_path, reader):
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        run(tmp_path, reader, name, n_samples=200, seed=seed)
+    for name in outputs(reader):
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first == (tmp_path / "two" / name).read_bytes()
+    assert (tmp_path / "one" / "X.h5ad").read_bytes() != (tmp_path / "three" / "X.h5ad").read_bytes()

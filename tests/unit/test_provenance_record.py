@@ -1,0 +1,263 @@
+"""The record of one job: complete on success, kept on failure, one line on the terminal."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_job import fake_job
+
+from conceptome.errors import DataError
+from conceptome.provenance.folder import CACHE_FROM_BYTES, ProvenanceFolder
+from conceptome.provenance.record import job, peak_memory
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    monkeypatch.setenv("CONCEPTOME_WORKFLOW", "w1")
+    monkeypatch.delenv("CONCEPTOME_RESULTS", raising=False)
+    monkeypatch.setenv("CONCEPTOME_PROGRESS", "")
+
+
+def final_record(folder: Path, results: str = "results") -> dict:
+    (path,) = (folder / results / ".provenance" / "records").glob("*.final.json")
+    return json.loads(path.read_text())
+
+
+def make(folder: Path, **options):
+    source = folder / "in.txt"
+    source.write_text("raw")
+    return fake_job(folder, inputs={"raw": str(source)}, outputs={"made": str(folder / "out.txt")}, **options)
+
+
+def test_a_finished_job_has_a_complete_record(tmp_path):
+    given = make(
+        tmp_path,
+        params={
+            "whitening": {"method": "pca", "seed": 7},
+            "seeds": [0, 1],
+            "code": {"digest": "c" * 64, "files": ["a.py"]},
+        },
+        wildcards={"dataset": "kang2018", "model": "scvi"},
+    )
+    with job(given) as context:
+        (tmp_path / "out.txt").write_text("result")
+        context.metrics["kept"] = np.float64(0.5)
+    record = final_record(tmp_path)
+    assert record["status"] == "success"
+    assert record["workflow"] == "w1"
+    assert record["rule"] == "whiten"
+    assert record["wildcards"] == {"dataset": "kang2018", "model": "scvi"}
+    expected = {
+        "name": "raw",
+        "path": str(tmp_path / "in.txt"),
+        "size": 3,
+        "sha256": hashlib.sha256(b"raw").hexdigest(),
+    }
+    assert record["inputs"] == [expected]
+    assert record["outputs"][0]["sha256"] == hashlib.sha256(b"result").hexdigest()
+    assert record["parameters"] == {"whitening": {"method": "pca", "seed": 7}, "seeds": [0, 1]}
+    assert record["seeds"] == ["0", "1", "7"]
+    assert record["code"]["digest"] == "c" * 64
+    assert record["metrics"] == {"kept": 0.5}
+    assert record["ended"] >= record["started"]
+    assert record["peak_memory_bytes"] > 10_000_000
+    assert record["inputs_changed"] == []
+    start = tmp_path / "results/.provenance/records" / f"{record['job']}.start.json"
+    assert hashlib.sha256(start.read_bytes()).hexdigest() == record["start_record"]
+    listing = json.loads((tmp_path / "results/.provenance/environments" / f"{record['environment']}.json").read_text())
+    assert any(item.startswith("numpy==") for item in listing)
+    assert not list((tmp_path / "results/.provenance/progress").iterdir())
+
+
+def test_the_recipe_is_known_before_the_job_and_moves_with_what_matters(tmp_path):
+    def recipe(name, params):
+        folder = tmp_path / name
+        folder.mkdir()
+        with job(make(folder, params=params)):
+            (folder / "out.txt").write_text(name)
+        return final_record(folder)["recipe"]
+
+    first = recipe("a", {"k": 1, "code": "x"})
+    assert recipe("b", {"k": 1, "code": "x"}) == first
+    assert recipe("c", {"k": 2, "code": "x"}) != first
+    assert recipe("d", {"k": 1, "code": "y"}) != first
+
+
+def test_folders_are_expanded_to_their_files(tmp_path):
+    shards = tmp_path / "shards"
+    given = fake_job(tmp_path, outputs={"shards": str(shards)})
+    with job(given):
+        (shards / "sub").mkdir(parents=True)
+        (shards / "b.npy").write_text("b")
+        (shards / "sub" / "a.npy").write_text("a")
+        (shards / ".snakemake_timestamp").touch()
+    assert [Path(item["path"]).name for item in final_record(tmp_path)["outputs"]] == ["b.npy", "a.npy"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DataError("column 'x' of obs\nis missing"), "error: rule whiten (dataset=a): column 'x' of obs is missing\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "big.npy"), "disk full while writing big.npy: free space"),
+        (RuntimeError("io: No space left on device (os error 28)"), "disk full while writing {out}: free space"),
+        (MemoryError(), "out of memory"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero (traceback: {log})"),
+    ],
+)
+def test_a_failed_job_says_one_line_and_keeps_a_record(tmp_path, capfd, error, line):
+    given = make(tmp_path, wildcards={"dataset": "a"})
+
+    def script():
+        with job(given):
+            os.write(1, b"noise of a library")  # as compiled code does, past sys.stdout
+            raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        script()
+    assert stopped.value.code == 1
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert line.format(out=tmp_path / "out.txt", log=given.log[0]) in shown.err
+    record = final_record(tmp_path)
+    assert record["status"] == "failure"
+    assert record["error"] in shown.err
+    assert record["outputs"] == []
+    log = Path(given.log[0]).read_text()
+    assert "Traceback" in log
+    assert "noise of a library" in log
+
+
+def test_a_full_disk_before_the_job_is_one_line_too(tmp_path, capfd, monkeypatch):
+    def full(path, value):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    given = make(tmp_path)
+    monkeypatch.setattr("conceptome.provenance.record.write_json", full)
+    with pytest.raises(SystemExit), job(given):
+        raise AssertionError("the job must not begin")
+    assert capfd.readouterr().err.startswith("error: rule whiten: disk full while writing")
+
+
+def test_a_job_without_its_final_record_has_not_succeeded(tmp_path, capfd, monkeypatch):
+    from conceptome.files import write_json
+
+    def full_at_the_end(path, value):
+        if str(path).endswith(".final.json"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_json(path, value)
+
+    monkeypatch.setattr("conceptome.provenance.record.write_json", full_at_the_end)
+    with pytest.raises(SystemExit), job(make(tmp_path)):
+        (tmp_path / "out.txt").write_text("made")
+    assert "disk full" in capfd.readouterr().err
+
+
+def test_a_missing_output_is_a_failure(tmp_path, capfd):
+    with pytest.raises(SystemExit), job(make(tmp_path)):
+        pass
+    assert final_record(tmp_path)["status"] == "failure"
+
+
+def test_an_input_that_changes_meanwhile_is_named(tmp_path):
+    with job(make(tmp_path)):
+        (tmp_path / "in.txt").write_text("changed")
+        (tmp_path / "out.txt").write_text("made")
+    assert final_record(tmp_path)["inputs_changed"] == [str(tmp_path / "in.txt")]
+
+
+SCRIPT = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from fake_job import fake_job
+    from conceptome.provenance.record import job
+    with job(fake_job(Path({folder!r}), outputs={{"made": {folder!r} + "/out.txt"}})):
+        from conceptome.progress import track
+        Path({folder!r}, "ready").touch()
+        for _ in track(range(1000), description="step"):
+            time.sleep(0.05)
+"""
+
+
+def begin(folder: Path) -> subprocess.Popen:
+    code = textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder)))
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+    wait_for(lambda: (folder / "ready").exists())
+    return process
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_job_is_recorded_as_interrupted(tmp_path, number, code):
+    process = begin(tmp_path)
+    process.send_signal(number)
+    _, shown = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert shown == "error: rule whiten: interrupted; the next run takes it up again\n"
+    assert final_record(tmp_path)["status"] == "interrupted"
+
+
+def test_a_killed_job_leaves_a_start_without_an_end_and_progress_showed(tmp_path):
+    process = begin(tmp_path)
+    progress = tmp_path / "results/.provenance/progress"
+    wait_for(lambda: list(progress.glob("*.steps.json")))
+    (steps,) = progress.glob("*.steps.json")
+    state = json.loads(steps.read_text())
+    assert state["total"] == 1000
+    assert 0 < state["done"] < 1000
+    process.kill()
+    process.communicate(timeout=20)
+    ((start, final),) = ProvenanceFolder(tmp_path / "results").jobs().values()
+    assert start.exists()
+    assert final is None
+
+
+def test_hashes_are_cached_until_the_file_changes(tmp_path, monkeypatch):
+    folder = ProvenanceFolder(tmp_path / "results")
+    big = tmp_path / "big.bin"
+    big.write_bytes(b"a" * CACHE_FROM_BYTES)
+    time.sleep(0.06)  # past the time in which a change might not show in the time stamps
+    first = folder.sha256(big)
+    reads = []
+    monkeypatch.setattr("conceptome.provenance.folder.sha256_file", lambda path: reads.append(path) or "0" * 64)
+    assert folder.sha256(big) == first == hashlib.sha256(b"a" * CACHE_FROM_BYTES).hexdigest()
+    assert reads == []
+    status = big.stat()
+    big.write_bytes(b"b" * CACHE_FROM_BYTES)
+    os.utime(big, ns=(status.st_atime_ns, status.st_mtime_ns))  # the size and mtime of before; ctime tells
+    assert folder.sha256(big) == "0" * 64
+    assert reads == [big]
+
+
+def test_overhead_is_small(tmp_path):
+    given = make(tmp_path, params={"code": "x"})
+    started = time.perf_counter()
+    with job(given):
+        (tmp_path / "out.txt").write_text("made")
+    assert time.perf_counter() - started < 0.3
+
+
+def test_peak_memory_follows_an_allocation():
+    before = peak_memory()
+    block = np.ones(60_000_000 // 8 + before // 8)
+    assert peak_memory() > before + 30_000_000
+    del block

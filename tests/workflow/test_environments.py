@@ -1,0 +1,43 @@
+"""The conda-forge environments pin what requirements.lock pins."""
+
+import re
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+CONDA_TO_LOCK = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def lock() -> dict[str, str]:
+    text = (REPOSITORY / "requirements.lock").read_text()
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s\\]+)", text, re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in pins}
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "envs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_pins_equal_the_lock(path):
+    environment = yaml.safe_load(path.read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    pins = [item for item in environment["dependencies"] if item != "pip" and not item.startswith("python>=")]
+    assert len(pins) > 5
+    locked = lock()
+    for pin in pins:
+        name, version = re.fullmatch(r"([a-z0-9_.-]+)==(\S+)", pin).groups()
+        assert locked[CONDA_TO_LOCK.get(name, name)] == version, pin
+
+
+def test_torch_is_pinned_without_a_hash():
+    text = (REPOSITORY / "requirements.lock").read_text()
+    assert re.search(r"^torch==2\.13\.0\n(?!    --hash)", text, re.MULTILINE)
+
+
+def test_the_lock_names_no_address():
+    assert "://" not in (REPOSITORY / "requirements.lock").read_text()
+
+
+def test_every_rule_environment_exists():
+    named = set()
+    for path in (REPOSITORY / "rules").glob("*.smk"):
+        named |= set(re.findall(r'"\.\./envs/([a-z]+)\.yaml"', path.read_text()))
+    assert named == {path.stem for path in (REPOSITORY / "envs").glob("*.yaml")}
