@@ -46,6 +46,8 @@ def test_white_rows_have_the_spectrum_of_the_null_and_others_do_not():
     assert steep["low"][0] > steep["null_high"][0]
     assert steep["high"].iloc[-1] < steep["null_low"].iloc[-1]
     np.testing.assert_array_equal(steep["component"], np.arange(1, 21))
+    inside = (steep["low"] < steep["eigenvalue"]) & (steep["eigenvalue"] < steep["high"])
+    assert inside.all()
 
 
 def test_one_control_has_no_spectrum():

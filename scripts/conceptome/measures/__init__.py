@@ -86,6 +86,7 @@ class _Bench:
             self.card,
             label,
             min_groups=self.config.min_groups_per_class,
+            min_test_groups=self.config.min_test_groups_per_class,
             max_rows=max_rows,
             seed=seeded(self.config.seed, "classes", label),
         )
