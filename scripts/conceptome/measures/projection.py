@@ -37,31 +37,36 @@ def axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return chosen, shares
 
 
-def projection(x_axes: np.ndarray, control: np.ndarray, x: np.ndarray, obs: pd.DataFrame) -> pd.DataFrame:
-    """Project samples on two principal axes.
+def projection(controls: np.ndarray, x: np.ndarray, obs: pd.DataFrame, *, white: bool = False) -> pd.DataFrame:
+    """Project samples on the first two principal axes of the controls.
 
-    The axes are those of training samples, controls and others together, and the origin is the mean of the training
-    controls: whitened controls have the same variance in every direction and so no principal axes of their own.
+    Controls that were whitened have the same variance in every direction, and no principal axes of their own; there
+    the first two whitened coordinates are shown, which are the same two axes of the controls before whitening.
 
     Parameters
     ----------
-    x_axes
-        (n', p) training samples.
-    control
-        (n',) bool, which of them are controls.
+    controls
+        (n', p) training controls: their mean is the origin.
     x
         (n, p) samples to project, described by `obs` (index sample_id).
+    white
+        Whether the coordinates are whitened principal components, in order of their variance before whitening.
 
     Returns
     -------
     pandas.DataFrame
-        sample_id, pc1, pc2, pc1_share, pc2_share (shares of the variance of training samples), control, group, batch,
+        sample_id, pc1, pc2, pc1_share, pc2_share (shares of the controls' variance along each), control, group, batch,
         split, and every other column of obs.
     """
     import pandas as pd
 
-    directions, shares = axes(x_axes)
-    origin = x_axes[control].mean(axis=0, dtype=np.float64) if control.any() else x_axes.mean(axis=0, dtype=np.float64)
+    origin = controls.mean(axis=0, dtype=np.float64)
+    if white:
+        spread = controls.var(axis=0, dtype=np.float64)
+        directions, shares = np.eye(2, controls.shape[1]), np.zeros(2)
+        shares[: len(spread)] = spread[:2] / max(float(spread.sum()), 1e-300)
+    else:
+        directions, shares = axes(controls)
     points = (x.astype(np.float64) - origin) @ directions.T
     table = pd.DataFrame(
         {
