@@ -34,7 +34,7 @@ class Measures(Strict):
     )
     probe_max_rows: int = Field(20_000, gt=0)
     probe_strengths: list[float] = Field(
-        [0.01, 0.1, 1.0], min_length=1, description="inverse penalties C, of which validation chooses one"
+        [0.001, 0.01, 0.1, 1.0], min_length=1, description="inverse penalties C, of which validation chooses one"
     )
     probe_permutations: int = Field(5, gt=0, description="permutations of the training labels behind the probes' null")
     probe_max_iterations: int = Field(100, gt=0)
