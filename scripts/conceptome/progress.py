@@ -1,7 +1,7 @@
 """How far a long stage has come, for whoever watches: a small file, named by an environment variable.
 
-The library calls `track`, or passes a `Reporter` as a progress hook, wherever it loops for long; it costs nothing unless
-a job set CONCEPTOME_PROGRESS.
+The library calls `track`, or passes a `Reporter` as a progress hook, wherever it loops for long; it costs nothing
+unless a job set CONCEPTOME_PROGRESS.
 """
 
 from __future__ import annotations
