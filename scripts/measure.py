@@ -8,19 +8,22 @@ from pathlib import Path
 
 from conceptome.provenance.record import job
 
-with job(snakemake):
+with job(snakemake) as context:
     from conceptome import datasets, whitening
     from conceptome.activations import Store
     from conceptome.config import parse
     from conceptome.measures import measure
     from conceptome.measures.fits import FitFiles
+    from conceptome.measures.tables import headline
 
+    folder = Path(snakemake.output.reconstruction).parent
     measure(
         datasets.load(Path(snakemake.input.data[0]).parent),
         Store(snakemake.input.activations),
         whitening.load(Path(snakemake.input.whitening).parent),
         FitFiles(snakemake.params.fits, snakemake.input.dictionaries, snakemake.input.codes),
         parse("measures", snakemake.params.measures),
-        Path(snakemake.output.reconstruction).parent,
-        place={key: snakemake.wildcards[key] for key in ("dataset", "model", "whitening")},
+        folder,
+        place={key: getattr(snakemake.wildcards, key) for key in ("dataset", "model", "whitening")},
     )
+    context.metrics.update(headline(folder))

@@ -15,6 +15,7 @@ from conceptome.errors import DataError
 from conceptome.files import read_parquet
 from conceptome.measures import TABLES, measure
 from conceptome.measures.fits import FitFiles
+from conceptome.measures.tables import headline
 
 N, D = 600, 8
 
@@ -94,7 +95,7 @@ def test_planted_dictionary_wins_every_measure(study, tmp_path):
         assert set(frame["dataset"]) == {"data"}
         assert set(frame["whitening"]) == {"none"}
 
-    reconstruction = tables["reconstruction"].set_index(["dictionary", "seed", "k"])
+    reconstruction = tables["reconstruction"].set_index(["dictionary", "seed", "k"]).sort_index()
     assert list(reconstruction.loc["topk", 0].index) == [1, 2, 4]
     assert list(reconstruction.loc["identity", 0].index) == [1, 2, 4, 8]
     assert reconstruction.loc["identity", 0, 8]["fvu"] == 0
@@ -122,6 +123,16 @@ def test_planted_dictionary_wins_every_measure(study, tmp_path):
     assert len(tables["activations"]) == N
     assert "state" in tables["activations"]
     assert list(tables["spectrum"]["component"]) == list(range(1, D + 1))
+
+
+def test_the_headline_averages_seeds_and_leaves_out_what_was_not_measured(study, tmp_path):
+    folder = tmp_path / "data" / "model" / "none"
+    tables = run(study, folder, probes=["state"])
+    found = headline(folder)
+    assert {name.partition("/")[2] for name in found} == {"fvu", "balanced_accuracy/state", "mean_cosine"}
+    full = tables["reconstruction"].query("dictionary == 'topk' and k == 4")
+    assert len(full) == 2
+    assert found["topk/fvu"] == pytest.approx(full["fvu"].mean())
 
 
 def test_two_runs_give_the_same_bytes(study, tmp_path):

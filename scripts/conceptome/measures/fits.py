@@ -38,11 +38,10 @@ class FitFiles(Mapping):
         }
 
     def __getitem__(self, fit: tuple[str, int]) -> tuple[Any, Any]:
-        from conceptome.codes import Codes
-        from conceptome.dictionaries import load
+        from conceptome import codes, dictionaries
 
         folder, path = self._paths[fit]
-        return load(folder), Codes.load(path)[0]
+        return dictionaries.load(folder), codes.load(path)[0]
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self._paths)

@@ -183,3 +183,27 @@ def write(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str], 
     from conceptome.files import write_parquet
 
     write_parquet(folder / f"{table}.parquet", assemble(table, frames, place))
+
+
+def headline(folder: Path) -> dict[str, float]:
+    """Summarise written tables in a few numbers, averaged over seeds: 'dictionary/measure' → value.
+
+    fvu (trained budget, test), balanced_accuracy of each probed label, mean_cosine of seed pairs, recovered (share of
+    the hidden variables); measures that were not made are absent.
+    """
+    from conceptome.files import read_parquet
+
+    fvu = read_parquet(folder / "reconstruction.parquet")
+    probes = read_parquet(folder / "probes.parquet").dropna(subset="balanced_accuracy")
+    probes["measure"] = "balanced_accuracy/" + probes["label"]
+    parts = (
+        (fvu[fvu["k"] == fvu["trained_k"]].assign(measure="fvu"), "fvu"),
+        (probes, "balanced_accuracy"),
+        (read_parquet(folder / "stability.parquet").assign(measure="mean_cosine"), "mean_cosine"),
+        (read_parquet(folder / "recovery.parquet").assign(measure="recovered"), "recovered"),
+    )
+    found = {}
+    for frame, column in parts:
+        for (dictionary, measure), value in frame.groupby(["dictionary", "measure"])[column].mean().items():
+            found[f"{dictionary}/{measure}"] = float(value)
+    return found

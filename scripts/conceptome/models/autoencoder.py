@@ -43,14 +43,16 @@ def build(n_features: int, width: int, depth: int) -> tuple[torch.nn.Sequential,
     """Build the encoder (Linear, ReLU per map) and the mirrored decoder (its last map linear): `depth` maps in all."""
     from torch import nn
 
+    def hidden(a: int, b: int) -> list[nn.Module]:
+        linear = nn.Linear(a, b)
+        # A narrow layer loses a unit for good when that unit starts out silent: begin with all of them active.
+        nn.init.ones_(linear.bias)
+        return [linear, nn.ReLU()]
+
     widths = layer_widths(n_features, width, depth)
-    encoder: list[nn.Module] = []
-    for a, b in pairwise(widths):
-        encoder += [nn.Linear(a, b), nn.ReLU()]
-    decoder: list[nn.Module] = []
-    for a, b in pairwise(widths[::-1]):
-        decoder += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*encoder), nn.Sequential(*decoder[:-1])
+    encoder = [module for a, b in pairwise(widths) for module in hidden(a, b)]
+    decoder = [module for a, b in pairwise(widths[:0:-1]) for module in hidden(a, b)]
+    return nn.Sequential(*encoder), nn.Sequential(*decoder, nn.Linear(widths[1], n_features))
 
 
 def embed(config: Autoencoder, dataset: Dataset, *, threads: int, weights: Path | None) -> Embedding:
