@@ -67,7 +67,7 @@ lock: ## resolve requirements.lock again (needs uv)
 	@bash scripts/lock_requirements.sh
 
 unlock: $(STAMP) ## remove the lock that a killed run left behind
-	@$(BIN)/snakemake --unlock
+	@$(CONCEPTOME) unlock
 
 clean: ## remove results, keep retrieved sources
 	@find results -mindepth 1 -maxdepth 1 ! -name README.md ! -name sources -exec rm -rf {} +

@@ -1,3 +1,0 @@
-from conceptome.provenance.record import job
-with job(snakemake):
-    pass
