@@ -1,0 +1,3 @@
+from conceptome.provenance.record import job
+with job(snakemake):
+    pass
