@@ -1,3 +1,4 @@
 from conceptome.provenance.record import job
+
 with job(snakemake):
     pass
