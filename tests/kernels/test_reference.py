@@ -3,7 +3,6 @@
 import numpy as np
 import scipy.sparse as sp
 import torch
-from conceptome_kernels import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from conceptome.dictionaries.icfl import plan, pursue, solve
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Batch
 from conceptome.dictionaries.topk import loss_and_gradients, scores
+from conceptome_kernels import reference
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 # Halves are exact in float32 and float64, and coarse enough that ties abound.
