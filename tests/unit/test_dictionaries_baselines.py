@@ -33,6 +33,12 @@ def test_pca_has_no_more_atoms_than_the_rows_span():
         fit("pca", X, k=4)
 
 
+@pytest.mark.parametrize("name", ["pca", "ica"])
+def test_small_directions_beside_a_huge_one_count(name):
+    X = RNG.laplace(size=(2000, 4)) * [1000, 1, 1, 0.5]
+    assert fit(name, X).m == 4
+
+
 def test_pca_keeps_the_largest_magnitudes():
     X = RNG.standard_normal((500, 6))
     scores = fit("pca", X).encode(X).to_scipy().toarray()

@@ -95,7 +95,7 @@ class IcaDictionary(DictionaryBase):
 
     method: Literal["ica"]
     max_iterations: int = Field(200, gt=0)
-    max_rows: int = Field(20_000, gt=0)
+    max_rows: int = Field(10_000, gt=0)
 
 
 class RandomDictionary(DictionaryBase):
