@@ -35,10 +35,10 @@ class TrainedBase(DictionaryBase):
     """
 
     steps: int = Field(1000, gt=0)
-    batch_size: int = Field(1024, gt=0)
-    learning_rate: float = Field(1e-3, gt=0, description="peak rate at m = reference_m")
+    batch_size: int = Field(512, gt=0)
+    learning_rate: float = Field(5e-3, gt=0, description="peak rate at m = reference_m")
     reference_m: int = Field(1024, gt=0)
-    dead_after: int = Field(100_000, gt=0, description="an atom silent for this many samples is dead")
+    dead_after: int = Field(30_000, gt=0, description="an atom silent for this many samples is dead")
 
     @property
     def scaled_learning_rate(self) -> float:
@@ -63,7 +63,8 @@ class Icfl(TrainedBase):
     m: int = Field(512, gt=0)
     rounds: int = Field(8, gt=0)
     columns: int = Field(4, gt=0)
-    steps: int = Field(500, gt=0)
+    steps: int = Field(400, gt=0)
+    learning_rate: float = Field(1e-2, gt=0, description="peak rate at m = reference_m")
     reset_every: int = Field(100, gt=0)
     reset_cosine: float = Field(0.9, gt=0, le=1)
     k: int | None = Field(None, gt=0, description="set by rounds × columns; give it only to state it")
@@ -94,7 +95,7 @@ class IcaDictionary(DictionaryBase):
 
     method: Literal["ica"]
     max_iterations: int = Field(200, gt=0)
-    max_rows: int = Field(20_000, gt=0)
+    max_rows: int = Field(10_000, gt=0)
 
 
 class RandomDictionary(DictionaryBase):

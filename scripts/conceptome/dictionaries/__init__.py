@@ -6,6 +6,7 @@ Only fitting or encoding with `topk` and `icfl` imports torch.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ from conceptome.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from conceptome.activations import Store
+    from conceptome.codes import Codes
     from conceptome.dictionaries.training import Progress
     from conceptome.whitening import Whitening
 
-__all__ = ["METHODS", "Dictionary", "fit", "load"]
+__all__ = ["METHODS", "Dictionary", "fit", "learn", "load"]
 
 # method → (module, class, function that fits)
 METHODS: dict[str, tuple[str, str, str]] = {
@@ -98,12 +100,72 @@ def fit(
     with thread_limit(threads, with_torch=name in TRAINED):
         selected = training_rows(X_or_store, rows, whitening)
         parameters, training = getattr(module, function)(selected, config, seed, **extra)
+    if not all(np.isfinite(value).all() for value in parameters.values()):
+        raise DataError(f"dictionary '{name}': the fit ended in NaN or infinite values: lower learning_rate")
     width = len(parameters["atoms"])
     budget = config.budget or width
     if budget > width:
         raise DataError(f"dictionary '{name}': the data support {width} atoms, fewer than k ({budget}): lower k")
     card = {"k": budget, "seed": seed, "options": config.model_dump(mode="json"), "training": training}
     return getattr(module, class_name)(parameters, card)
+
+
+def learn(
+    name: str,
+    store: Store,
+    whitening: Whitening,
+    *,
+    rows: np.ndarray,
+    seeds: Sequence[int],
+    threads: int | None = None,
+    progress: Progress | None = None,
+    memory_limit: int = 512 * 2**20,
+    **options: Any,
+) -> Iterator[tuple[Dictionary, Codes]]:
+    """Fit one dictionary with each seed on some rows of a store, and encode all of its rows.
+
+    The store is read and whitened once where that fits `memory_limit` bytes, and otherwise anew for every seed.
+
+    Parameters
+    ----------
+    rows
+        (n,) bool: the training rows.
+    progress
+        For topk and icfl: called with (steps done, steps) over all seeds together.
+    options
+        The method's keys, m and k among them.
+
+    Yields
+    ------
+    Dictionary, Codes
+        For each seed in turn: the dictionary, and the codes of all n rows.
+    """
+    from conceptome.codes import Codes
+    from conceptome.dictionaries.training import thread_limit
+
+    n, p = store.shape[0], whitening.card["p"]
+    with thread_limit(threads, with_torch=name in TRAINED):
+        whole = None
+        if n * p * 4 <= memory_limit:
+            whole = np.empty((n, p), dtype=np.float32)
+            for start, block in zip(range(0, n, 8192), store.batches(8192), strict=True):
+                whole[start : start + 8192] = whitening.transform(block)
+        source, map_ = (store, whitening) if whole is None else (whole, None)
+        for number, seed in enumerate(seeds):
+            told = _one_of(progress, number, len(seeds)) if progress else None
+            dictionary = fit(
+                name, source, rows=rows, whitening=map_, seed=seed, threads=threads, progress=told, **options
+            )
+            if whole is not None:
+                codes = dictionary.encode(whole)
+            else:
+                codes = Codes.concatenate([dictionary.encode(whitening.transform(X)) for X in store.batches(8192)])
+            yield dictionary, codes
+
+
+def _one_of(progress: Progress, number: int, total: int) -> Progress:
+    """Progress of the fit `number` as a part of `total` fits."""
+    return lambda done, steps: progress(number * steps + done, total * steps)
 
 
 def _check_width(config: Any, d: int) -> None:

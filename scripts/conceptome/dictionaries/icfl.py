@@ -30,9 +30,11 @@ DONE = 1e-5
 # Selected atoms are dependent when a Cholesky pivot of their Gram matrix (unit diagonal) is below PIVOT.
 PIVOT = 1e-4
 RIDGE = 1e-5
-# The m×m Gram matrix pays off while it fits the processor's memory comfortably and a row of it is cheaper than d·m.
+# Measured on one thread: a small m×m Gram matrix always pays off; a larger one only beside wide activations, and not
+# where it outgrows memory (4·m² bytes).
+GRAM_ATOMS_SMALL = 1024
 GRAM_ATOMS = 8192
-GRAM_WIDTH = 192
+GRAM_WIDTH = 128
 # No atom starts anew in the last part of training, where the learning rate no longer lets it settle.
 LAST_RESET = 0.75
 
@@ -59,7 +61,8 @@ def plan(k: int, columns: int) -> list[int]:
 def gram_of(atoms: torch.Tensor) -> torch.Tensor | None:
     """D·Dᵀ where updating correlations with it is faster than taking them anew, else None."""
     m, d = atoms.shape
-    return atoms @ atoms.T if d > GRAM_WIDTH and m <= GRAM_ATOMS else None
+    pays = m <= GRAM_ATOMS_SMALL or (m <= GRAM_ATOMS and d >= GRAM_WIDTH)
+    return atoms @ atoms.T if pays else None
 
 
 def pursue(residual: torch.Tensor, atoms: torch.Tensor, rounds: list[int], gram: torch.Tensor | None = None) -> Batch:

@@ -21,12 +21,17 @@ def largest(scores: np.ndarray, k: int) -> np.ndarray:
     Parameters
     ----------
     scores
-        (n, m) float, no NaN, 1 ≤ k ≤ m.
+        (n, m) float, 1 ≤ k ≤ m.
 
     Returns
     -------
     numpy.ndarray
         int64 (n, k).
+
+    Raises
+    ------
+    FloatingPointError
+        NaN among the scores.
     """
     n, m = scores.shape
     if k == m or not n:
@@ -36,6 +41,8 @@ def largest(scores: np.ndarray, k: int) -> np.ndarray:
     depth = m // max(GROUPS, GROUPS_PER_ENTRY * k)
     groups = m // depth
     maxima = scores[:, : groups * depth].reshape(n, depth, groups).max(axis=1)
+    if np.isnan(maxima).any():
+        return _partitioned(scores, k)
     bound = np.partition(maxima, groups - k, axis=1)[:, groups - k]
     flat = np.flatnonzero(scores >= bound[:, None])
     rows, columns = np.divmod(flat, m)
@@ -68,4 +75,7 @@ def _partitioned(scores: np.ndarray, k: int) -> np.ndarray:
         room = k - above.sum(axis=1, keepdims=True)
         keep[rows] = above | (equal & (np.cumsum(equal, axis=1) <= room))
         positions = np.flatnonzero(keep)
+    if len(positions) < n * k:
+        # NaN compares with nothing, so rows that hold one come out short.
+        raise FloatingPointError("scores hold NaN")
     return (positions % m).reshape(n, k)

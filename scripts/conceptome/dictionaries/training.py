@@ -158,14 +158,17 @@ def train(
         x = torch.from_numpy(rows.take(next(order))) / deviation
         for group in trainer.optimiser.param_groups:
             group["lr"] = learning_rate * rate(number, steps)
-        fvu, fired = trainer.step(x, silent >= dead_after, number)
+        try:
+            fvu, fired = trainer.step(x, silent >= dead_after, number)
+        except (FloatingPointError, torch.linalg.LinAlgError):
+            fvu = math.nan
+        if not math.isfinite(fvu):
+            raise DataError(f"training diverged at step {number + 1}: lower learning_rate (now {learning_rate:g})")
         silent += len(x)
         silent[fired] = 0
         seen += len(x)
         recent.append(fvu)
         if (number + 1) % LOG_EVERY == 0 or number + 1 == steps:
-            if not math.isfinite(fvu):
-                raise DataError(f"training diverged at step {number + 1}: lower learning_rate (now {learning_rate:g})")
             dead = int((silent >= dead_after).sum())
             curve["step"].append(number + 1)
             curve["fvu"].append(round(float(np.mean(recent)), 6))

@@ -1,0 +1,1 @@
+"""Compute kernels of the dictionaries, and the float64 reference that specifies them."""
