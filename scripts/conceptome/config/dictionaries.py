@@ -21,22 +21,42 @@ class DictionaryBase(Strict):
             raise ValueError(f"m ({self.m} atoms) must be at least k ({self.k} active atoms): raise m or lower k")
         return self
 
+    @property
+    def budget(self) -> int | None:
+        """Largest number of active atoms per sample; None: all."""
+        return self.k
 
-class TopK(DictionaryBase):
+
+class TrainedBase(DictionaryBase):
+    """Keys of the methods that are trained by gradient steps.
+
+    Activations are centred and scaled to unit variance per dimension for training, so learning_rate does not depend on
+    their size. It follows the 1/√m law of Gao et al. (2024): the rate used is learning_rate · √(reference_m / m).
+    """
+
+    steps: int = Field(1000, gt=0)
+    batch_size: int = Field(1024, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="peak rate at m = reference_m")
+    reference_m: int = Field(1024, gt=0)
+    dead_after: int = Field(100_000, gt=0, description="an atom silent for this many samples is dead")
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """Peak rate at this m."""
+        return self.learning_rate * (self.reference_m / self.m) ** 0.5
+
+
+class TopK(TrainedBase):
     """TopK sparse autoencoder (Gao et al. 2024)."""
 
     method: Literal["topk"]
     m: int = Field(512, gt=0)
     k: int = Field(32, gt=0)
-    steps: int = Field(1000, gt=0)
-    batch_size: int = Field(1024, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
     k_aux: int = Field(64, gt=0)
     aux_coefficient: float = Field(1 / 32, ge=0)
-    dead_after: int = Field(100_000, gt=0, description="an atom silent for this many samples is dead")
 
 
-class Icfl(DictionaryBase):
+class Icfl(TrainedBase):
     """Iterative codebook feature learning (Donhauser et al. 2025)."""
 
     method: Literal["icfl"]
@@ -44,15 +64,18 @@ class Icfl(DictionaryBase):
     rounds: int = Field(8, gt=0)
     columns: int = Field(4, gt=0)
     steps: int = Field(500, gt=0)
-    batch_size: int = Field(1024, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
     reset_every: int = Field(100, gt=0)
     reset_cosine: float = Field(0.9, gt=0, le=1)
     k: int | None = Field(None, gt=0, description="set by rounds × columns; give it only to state it")
 
+    @property
+    def budget(self) -> int:
+        """Rounds × columns."""
+        return self.rounds * self.columns
+
     @model_validator(mode="after")
     def _rounds_times_columns(self) -> Icfl:
-        budget = self.rounds * self.columns
+        budget = self.budget
         if self.k is not None and self.k != budget:
             raise ValueError(f"k must be rounds × columns = {budget}: drop k or change them")
         if self.m < budget:

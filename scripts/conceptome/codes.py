@@ -1,0 +1,209 @@
+"""Sparse codes: which atoms each sample uses and how strongly, as a CSR matrix with its obs table.
+
+On disk a code is one Parquet row per sample: its obs columns, and beside them the list columns `indices` (int32, the
+active atoms in ascending order) and `values` (float32). The number of atoms m is in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from conceptome.errors import ConfigError, DataError
+from conceptome.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METADATA_KEY = b"conceptome.codes"
+SCHEMA_VERSION = 1
+# List offsets are 32 bits wide: a row group of this many rows stays far below them at any realistic number of atoms.
+ROWS_PER_GROUP = 65_536
+
+
+class Codes:
+    """Codes of n samples over m atoms.
+
+    An atom is active in a sample when its value is not zero; explicit zeros are removed on construction.
+
+    Parameters
+    ----------
+    matrix
+        Anything that scipy.sparse.csr_matrix accepts, shape (n, m).
+
+    Raises
+    ------
+    DataError
+        NaN or infinite values.
+    """
+
+    def __init__(self, matrix: sp.spmatrix | np.ndarray):
+        csr = sp.csr_matrix(matrix, dtype=np.float32, copy=False)
+        if csr.nnz and not np.isfinite(csr.data).all():
+            bad = ~np.isfinite(csr.data)
+            first = int(csr.indices[bad.argmax()])
+            raise DataError(
+                f"codes: {int(bad.sum())} values are NaN or infinite, the first at atom {first}; "
+                "look for NaN in the activations or a diverged training (lower learning_rate)"
+            )
+        if not csr.has_canonical_format or (csr.nnz and not csr.data.all()):
+            csr = csr.copy()
+            csr.sum_duplicates()
+            csr.eliminate_zeros()
+        self._csr = csr
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Codes]) -> Codes:
+        """Stack codes of consecutive samples over the same atoms."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(sp.vstack([part._csr for part in parts], format="csr"))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n samples, m atoms)."""
+        return self._csr.shape
+
+    def __len__(self) -> int:
+        return self._csr.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Codes:
+        """Codes of some samples: a slice, integer positions or a boolean mask over rows."""
+        return Codes(self._csr[rows])
+
+    def to_scipy(self) -> sp.csr_matrix:
+        """Return the float32 CSR matrix itself (not a copy), indices sorted, no explicit zeros."""
+        return self._csr
+
+    def l0(self) -> np.ndarray:
+        """Count the active atoms of each sample, int64 (n,)."""
+        return np.diff(self._csr.indptr).astype(np.int64)
+
+    def counts(self) -> np.ndarray:
+        """Count the samples in which each atom is active, int64 (m,)."""
+        return np.bincount(self._csr.indices, minlength=self.shape[1]).astype(np.int64)
+
+    def firing_rate(self) -> np.ndarray:
+        """Share of samples in which each atom is active, float64 (m,); zeros when there are no samples."""
+        return self.counts() / max(len(self), 1)
+
+    def maximum(self) -> np.ndarray:
+        """Largest value of each atom over the samples, silent samples counting as 0; float32 (m,)."""
+        if not len(self):
+            return np.zeros(self.shape[1], dtype=np.float32)
+        return np.asarray(self._csr.max(axis=0).todense(), dtype=np.float32).ravel()
+
+    def active(self, threshold: float = 0.0) -> sp.csr_matrix:
+        """Boolean CSR (n, m): where |value| exceeds `threshold` (0: every value that is not zero)."""
+        keep = np.abs(self._csr.data) > threshold
+        return _filtered(self._csr, keep, np.ones(int(keep.sum()), dtype=bool))
+
+    def truncate(self, k: int) -> Codes:
+        """Keep each sample's k largest values by magnitude; among equals the lower atom stays.
+
+        Raises
+        ------
+        ConfigError
+            k is not positive.
+        """
+        if k < 1:
+            raise ConfigError(f"k must be at least 1 active atom (given: {k})")
+        csr = self._csr
+        lengths = np.diff(csr.indptr)
+        if not len(lengths) or lengths.max() <= k:
+            return self
+        row = np.repeat(np.arange(len(self)), lengths)
+        order = np.lexsort((csr.indices, -np.abs(csr.data), row))
+        rank = np.empty(csr.nnz, dtype=np.int64)
+        rank[order] = np.arange(csr.nnz) - np.repeat(csr.indptr[:-1], lengths)
+        keep = rank < k
+        return Codes(_filtered(csr, keep, csr.data[keep]))
+
+    def save(self, path: str | Path, obs: pd.DataFrame) -> None:
+        """Write the codes and their obs as Parquet; equal codes and obs give equal bytes.
+
+        Parameters
+        ----------
+        path
+            Target file, written atomically.
+        obs
+            One row per sample in the same order; the index is kept.
+
+        Raises
+        ------
+        DataError
+            Another number of rows than samples, or an obs column called `indices` or `values`.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if len(obs) != len(self):
+            raise DataError(f"codes hold {len(self)} samples but obs has {len(obs)} rows: pass the obs they belong to")
+        clash = {"indices", "values"} & set(obs.columns)
+        if clash:
+            raise DataError(f"obs column '{min(clash)}' collides with the codes' own column: rename it in the data set")
+        if obs.index.name is None:
+            obs = obs.rename_axis("sample_id")
+        csr = self._csr
+        table = pa.Table.from_pandas(obs, preserve_index=True)
+        fields = [pa.field("indices", pa.list_(pa.int32())), pa.field("values", pa.list_(pa.float32()))]
+        own = json.dumps({"m": self.shape[1], "schema_version": SCHEMA_VERSION}, sort_keys=True).encode()
+        schema = pa.schema([*table.schema, *fields], metadata={**(table.schema.metadata or {}), METADATA_KEY: own})
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for start in range(0, max(len(self), 1), ROWS_PER_GROUP):
+                stop = min(start + ROWS_PER_GROUP, len(self))
+                bounds = csr.indptr[start : stop + 1]
+                offsets = pa.array((bounds - bounds[0]).astype(np.int32))
+                inside = slice(bounds[0], bounds[-1])
+                lists = [
+                    pa.ListArray.from_arrays(offsets, pa.array(values))
+                    for values in (csr.indices[inside].astype(np.int32), csr.data[inside])
+                ]
+                columns = [column.combine_chunks() for column in table.slice(start, stop - start).columns]
+                writer.write_table(pa.Table.from_arrays([*columns, *lists], schema=schema))
+
+
+def _filtered(csr: sp.csr_matrix, keep: np.ndarray, data: np.ndarray) -> sp.csr_matrix:
+    """CSR with only the stored entries that `keep` (nnz,) marks, and `data` as their values."""
+    indptr = np.concatenate([[0], np.cumsum(keep)])[csr.indptr]
+    return sp.csr_matrix((data, csr.indices[keep], indptr), shape=csr.shape)
+
+
+def load(path: str | Path) -> tuple[Codes, pd.DataFrame]:
+    """Read codes and their obs.
+
+    Returns
+    -------
+    Codes, pandas.DataFrame
+        n samples over m atoms, and the n rows of obs under their index.
+
+    Raises
+    ------
+    DataError
+        The file is missing or is not a file of codes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read as a file of codes ({error}): learn again") from None
+    metadata = table.schema.metadata or {}
+    if METADATA_KEY not in metadata:
+        raise DataError(f"{path} is Parquet but holds no codes (no '{METADATA_KEY.decode()}' in its metadata)")
+    m = json.loads(metadata[METADATA_KEY])["m"]
+    parts = {}
+    for name in ("indices", "values"):
+        column = table.column(name)
+        flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        parts[name] = np.concatenate(flat) if flat else np.zeros(0, dtype=np.int32 if name == "indices" else np.float32)
+    lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in table.column("indices").chunks]
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths or [np.zeros(0, dtype=np.int64)]))])
+    csr = sp.csr_matrix((parts["values"], parts["indices"], indptr), shape=(table.num_rows, m))
+    return Codes(csr), table.drop_columns(["indices", "values"]).to_pandas()

@@ -1,0 +1,135 @@
+"""Dictionaries: fit one by name, load one from its folder.
+
+Only fitting or encoding with `topk` and `icfl` imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conceptome.config.base import validate
+from conceptome.config.dictionaries import OPTIONS
+from conceptome.dictionaries.base import Dictionary, read
+from conceptome.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from conceptome.activations import Store
+    from conceptome.dictionaries.training import Progress
+    from conceptome.whitening import Whitening
+
+__all__ = ["METHODS", "Dictionary", "fit", "load"]
+
+# method → (module, class, function that fits)
+METHODS: dict[str, tuple[str, str, str]] = {
+    "topk": ("conceptome.dictionaries.topk", "TopK", "fit"),
+    "icfl": ("conceptome.dictionaries.icfl", "Icfl", "fit"),
+    "pca": ("conceptome.dictionaries.linear", "Pca", "fit_pca"),
+    "ica": ("conceptome.dictionaries.linear", "Ica", "fit_ica"),
+    "identity": ("conceptome.dictionaries.linear", "Identity", "fit_identity"),
+    "random": ("conceptome.dictionaries.random_atoms", "Random", "fit"),
+}
+TRAINED = ("topk", "icfl")
+
+
+def fit(
+    name: str,
+    X_or_store: np.ndarray | Store,
+    *,
+    m: int | None = None,
+    k: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    rows: np.ndarray | None = None,
+    whitening: Whitening | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Dictionary:
+    """Fit a dictionary.
+
+    Parameters
+    ----------
+    name
+        Method: topk, icfl, pca, ica, random or identity.
+    X_or_store
+        (n, d) activations, or a store of them.
+    m, k
+        Number of atoms and largest number of active ones; None: the method's default.
+    seed
+        Of atoms, batch order and samples. Equal inputs, seed and `threads=1` give equal bytes.
+    threads
+        Of torch and BLAS while fitting; None: as they are.
+    device
+        "cpu".
+    rows
+        (n,) bool: the training rows; None: all.
+    whitening
+        Applied to the rows as they are read. `encode` then takes whitened activations.
+    progress
+        For topk and icfl: called with (steps done, steps).
+    options
+        The method's own keys, as in `conceptome.config.dictionaries`.
+
+    Raises
+    ------
+    ConfigError
+        An unknown method, key or device, a wrong type, m < k, m < rounds × columns, k > d where it matters.
+    DataError
+        No training rows, NaN or infinite values, no variance, diverged training.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"dictionary method '{name}' is not known; choose one of {', '.join(METHODS)}")
+    if device != "cpu":
+        raise ConfigError(f"device '{device}' is not supported by dictionary method '{name}'; use device='cpu'")
+    from conceptome.dictionaries.rows import training_rows
+    from conceptome.dictionaries.training import thread_limit
+
+    given = {key: value for key, value in {"m": m, "k": k}.items() if value is not None}
+    config = validate(OPTIONS[name], {"method": name, **given, **options}, f"dictionary '{name}'")
+    d = whitening.card["p"] if whitening is not None else X_or_store.shape[-1]
+    _check_width(config, d)
+    module, class_name, function = METHODS[name]
+    module = importlib.import_module(module)
+    extra = {"progress": progress} if name in TRAINED else {}
+    with thread_limit(threads, with_torch=name in TRAINED):
+        selected = training_rows(X_or_store, rows, whitening)
+        parameters, training = getattr(module, function)(selected, config, seed, **extra)
+    width = len(parameters["atoms"])
+    budget = config.budget or width
+    if budget > width:
+        raise DataError(f"dictionary '{name}': the data support {width} atoms, fewer than k ({budget}): lower k")
+    card = {"k": budget, "seed": seed, "options": config.model_dump(mode="json"), "training": training}
+    return getattr(module, class_name)(parameters, card)
+
+
+def _check_width(config: Any, d: int) -> None:
+    """Refuse more atoms or active atoms than dimensions, where a method cannot have them."""
+    if config.method not in ("pca", "ica", "identity"):
+        return
+    for key in ("m", "k"):
+        value = getattr(config, key)
+        if value is not None and value > d:
+            raise ConfigError(
+                f"dictionary '{config.method}': {key} ({value}) exceeds the activations' {d} dimensions: lower {key}"
+            )
+    if config.method == "identity" and config.m not in (None, d):
+        raise ConfigError(f"dictionary 'identity' has one atom per dimension ({d}), not m = {config.m}: leave m out")
+
+
+def load(folder: str | Path) -> Dictionary:
+    """Read a saved dictionary of any method.
+
+    Raises
+    ------
+    DataError
+        No finished dictionary there, another schema, or a method this version does not know.
+    """
+    parameters, card = read(folder)
+    if card["method"] not in METHODS:
+        raise DataError(f"{folder} holds a dictionary of unknown method '{card['method']}': use a newer version")
+    module, class_name, _ = METHODS[card["method"]]
+    return getattr(importlib.import_module(module), class_name)(parameters, card)

@@ -1,0 +1,240 @@
+"""Iterative codebook feature learning (Donhauser et al. 2025, arXiv 2412.16247): a batched pursuit and its dictionary.
+
+The encoder has no parameters of its own. From r = x − b, each round takes the `columns` atoms with the largest signed
+correlation ⟨D_j, r⟩, solves the least squares of r on them, adds the solution to the codes (an atom may be taken again
+in a later round: its values add up) and subtracts the fit from r. With the codes fixed, D and b follow the gradient of
+Σ‖x − z·D − b‖²; atoms are kept at unit length, and of two atoms with a cosine above `reset_cosine` one starts anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from conceptome.dictionaries.base import Dictionary
+from conceptome.dictionaries.rows import Rows
+from conceptome.dictionaries.selection import largest
+from conceptome.dictionaries.sparse import Batch
+from conceptome.dictionaries.training import Progress, measure_scale, project_gradient, random_atoms, train
+
+if TYPE_CHECKING:
+    import torch
+
+    from conceptome.config.dictionaries import Icfl as Options
+
+RESETS = 4
+# A row is done once no selected correlation exceeds this share of its length: what is left is float32 rounding.
+DONE = 1e-5
+# Selected atoms are dependent when a Cholesky pivot of their Gram matrix (unit diagonal) is below PIVOT.
+PIVOT = 1e-4
+RIDGE = 1e-5
+# The m×m Gram matrix pays off while it fits the processor's memory comfortably and a row of it is cheaper than d·m.
+GRAM_ATOMS = 8192
+GRAM_WIDTH = 192
+# No atom starts anew in the last part of training, where the learning rate no longer lets it settle.
+LAST_RESET = 0.75
+
+
+class Icfl(Dictionary):
+    """An ICFL dictionary; parameters atoms (m, d), bias (d,)."""
+
+    method = "icfl"
+
+    def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
+        import torch
+
+        with torch.inference_mode():
+            atoms = torch.from_numpy(self.atoms)
+            columns = self.card["options"]["columns"]
+            return pursue(torch.from_numpy(X - self.bias), atoms, plan(k, columns), gram_of(atoms)).csr
+
+
+def plan(k: int, columns: int) -> list[int]:
+    """Columns of each round for a budget of k: full rounds, then one with the remainder."""
+    return [columns] * (k // columns) + ([k % columns] if k % columns else [])
+
+
+def gram_of(atoms: torch.Tensor) -> torch.Tensor | None:
+    """D·Dᵀ where updating correlations with it is faster than taking them anew, else None."""
+    m, d = atoms.shape
+    return atoms @ atoms.T if d > GRAM_WIDTH and m <= GRAM_ATOMS else None
+
+
+def pursue(residual: torch.Tensor, atoms: torch.Tensor, rounds: list[int], gram: torch.Tensor | None = None) -> Batch:
+    """Encode centred rows.
+
+    Parameters
+    ----------
+    residual
+        (B, d): x − b.
+    atoms
+        (m, d) unit rows.
+    rounds
+        Number of columns taken in each round.
+    gram
+        (m, m) D·Dᵀ, or None: correlations are then taken from the residual in every round.
+    """
+    import torch
+
+    size, m = len(residual), len(atoms)
+    floor = DONE * residual.norm(dim=1, keepdim=True)
+    correlations = residual @ atoms.T
+    picked, solved = [], []
+    for number, columns in enumerate(rounds):
+        if number:
+            flat = picked[-1].contiguous(), solved[-1].contiguous()
+            if gram is None:
+                residual = residual - _weighted(flat, atoms)
+                torch.mm(residual, atoms.T, out=correlations)
+            else:
+                correlations -= _weighted(flat, gram)
+        chosen = torch.from_numpy(largest(correlations.numpy(), columns))
+        right = correlations.gather(1, chosen)
+        if gram is None:
+            selected = atoms[chosen]
+            system = selected @ selected.transpose(1, 2)
+        else:
+            system = gram[chosen[:, :, None], chosen[:, None, :]]
+        values = solve(system.double(), right.double()).float()
+        values[right.abs().amax(dim=1) <= floor[:, 0]] = 0
+        picked.append(chosen)
+        solved.append(values)
+    columns, values = torch.cat(picked, dim=1).numpy(), torch.cat(solved, dim=1).numpy()
+    indptr = np.arange(0, columns.size + 1, columns.shape[1])
+    csr = sp.csr_matrix((values.ravel(), columns.ravel(), indptr), shape=(size, m))
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    return Batch(csr)
+
+
+def _weighted(codes: tuple[torch.Tensor, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """Σ_j values[:, j] · rows[columns[:, j]]: (B, width of rows)."""
+    import torch
+
+    return torch.nn.functional.embedding_bag(codes[0], rows, per_sample_weights=codes[1], mode="sum")
+
+
+def solve(system: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Solve many small least squares G z = c, with a ridge only where the atoms of a row are dependent.
+
+    Parameters
+    ----------
+    system
+        (B, L, L) float64 Gram matrices of unit atoms.
+    right
+        (B, L) float64 correlations.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, L) float64.
+    """
+    import torch
+
+    factor, info = torch.linalg.cholesky_ex(system)
+    pivots = factor.diagonal(dim1=1, dim2=2).square().amin(dim=1)
+    dependent = torch.nonzero((info != 0) | ~(pivots >= PIVOT))[:, 0]
+    if len(dependent):
+        eye = torch.eye(system.shape[1], dtype=system.dtype)
+        factor[dependent] = torch.linalg.cholesky(system[dependent] + RIDGE * eye)
+    return torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+
+
+def near_duplicates(atoms: np.ndarray, cosine: float, block: int = 2048) -> np.ndarray:
+    """Atoms to start anew: of every pair above `cosine` the later one, unless its partner already starts anew.
+
+    Parameters
+    ----------
+    atoms
+        (m, d) unit rows.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 positions, ascending.
+    """
+    pairs = []
+    for start in range(0, len(atoms), block):
+        close = atoms[start : start + block] @ atoms.T > cosine
+        first, second = np.nonzero(close)
+        first = first + start
+        pairs.append(np.stack([first, second], axis=1)[first < second])
+    gone: set[int] = set()
+    for first, second in np.concatenate(pairs):
+        if int(first) not in gone:
+            gone.add(int(second))
+    return np.array(sorted(gone), dtype=np.int64)
+
+
+class _Trainer:
+    def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: Options, seed: int):
+        import torch
+
+        self.options, self.resets = options, 0
+        self.m, d = atoms.shape
+        self.variance = float(d)
+        self.rng = np.random.default_rng([seed, RESETS])
+        self.atoms = torch.from_numpy(atoms).requires_grad_()
+        self.bias = torch.from_numpy(bias).requires_grad_()
+        self.optimiser = torch.optim.Adam([self.atoms, self.bias], fused=True)
+
+    def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        import torch
+
+        options = self.options
+        with torch.no_grad():
+            atoms, bias = self.atoms.detach(), self.bias.detach()
+            codes = pursue(x - bias, atoms, [options.columns] * options.rounds, gram_of(atoms))
+            residual = x - bias - codes.decode(atoms)
+            fvu = float(residual.square().sum()) / (len(x) * self.variance)
+            error = residual * (-2 / (len(x) * self.variance))
+            self.atoms.grad = codes.atom_gradient(error)
+            project_gradient(atoms, self.atoms.grad)
+            self.bias.grad = error.sum(dim=0)
+            self.optimiser.step()
+            atoms /= atoms.norm(dim=1, keepdim=True)
+            if (number + 1) % options.reset_every == 0 and number + 1 <= LAST_RESET * options.steps:
+                self._reset(near_duplicates(atoms.numpy(), options.reset_cosine))
+        return fvu, codes.fired
+
+    def _reset(self, which: np.ndarray) -> None:
+        """Give some atoms a random direction and no memory of past gradients."""
+        import torch
+
+        if not len(which):
+            return
+        self.resets += len(which)
+        fresh = self.rng.standard_normal((len(which), self.atoms.shape[1]))
+        fresh /= np.linalg.norm(fresh, axis=1, keepdims=True)
+        index = torch.from_numpy(which)
+        self.atoms.detach()[index] = torch.from_numpy(fresh.astype(np.float32))
+        for name in ("exp_avg", "exp_avg_sq"):
+            self.optimiser.state[self.atoms][name][index] = 0
+
+
+def fit(
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Fit on training rows; return the arrays and the card's `training` part."""
+    scale = measure_scale(rows, seed, lambda X: X.mean(axis=0))
+    trainer = _Trainer(
+        random_atoms(options.m, rows.shape[1], seed),
+        (scale.centre / scale.deviation).astype(np.float32),
+        options,
+        seed,
+    )
+    training = train(
+        trainer,
+        rows,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.scaled_learning_rate,
+        dead_after=options.dead_after,
+        seed=seed,
+        deviation=scale.deviation,
+        progress=progress,
+    )
+    bias = trainer.bias.detach().numpy() * np.float32(scale.deviation)
+    return {"atoms": trainer.atoms.detach().numpy(), "bias": bias}, {**training, "resets": trainer.resets}

@@ -1,0 +1,102 @@
+"""Products that touch only the active atoms: decode, decoder gradient, code gradient (torch, CPU).
+
+Everything here works on a batch of codes in CSR form. A product of rows×atoms is never formed densely; the encoder's
+scores are the only dense work of a training step.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from conceptome.dictionaries.selection import largest
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Codes of one batch: values at ascending atoms per row, as a scipy CSR float32 (B, m)."""
+
+    csr: sp.csr_matrix
+
+    @classmethod
+    def of_positive(cls, scores: torch.Tensor, k: int) -> Batch:
+        """Keep the k largest scores of each row, and of those the positive ones: TopK followed by ReLU."""
+        values = scores.numpy()
+        n, m = values.shape
+        columns = largest(values, min(k, m))
+        picked = np.take_along_axis(values, columns, axis=1)
+        keep = picked > 0
+        indptr = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+        return cls(sp.csr_matrix((picked[keep], columns[keep], indptr), shape=(n, m)))
+
+    @cached_property
+    def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return _as_tensors(self.csr)
+
+    @cached_property
+    def _by_atom(self) -> sp.csr_matrix:
+        return self.csr.T.tocsr()
+
+    @property
+    def fired(self) -> np.ndarray:
+        """Which atoms are active in any row, bool (m,)."""
+        return np.bincount(self.csr.indices, minlength=self.csr.shape[1]) > 0
+
+    def decode(self, atoms: torch.Tensor) -> torch.Tensor:
+        """z·D: (B, d)."""
+        return _gather_sum(*self._tensors, atoms)
+
+    def atom_gradient(self, error: torch.Tensor, values: torch.Tensor | None = None) -> torch.Tensor:
+        """zᵀ·e: (m, d). `values` (nnz,) replaces the codes' own values at the same places."""
+        csr = self.csr
+        if values is not None:
+            csr = sp.csr_matrix((values.numpy(), csr.indices, csr.indptr), shape=csr.shape)
+            return _gather_sum(*_as_tensors(csr.T.tocsr()), error)
+        return _gather_sum(*_as_tensors(self._by_atom), error)
+
+    def code_gradient(self, error: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
+        """(e·Dᵀ) at the active places only: (nnz,)."""
+        import torch
+
+        indptr, indices, _ = self._tensors
+        with warnings.catch_warnings():
+            # torch calls its sparse CSR layout beta and says so at first use; sampled_addmm needs no more of it.
+            warnings.simplefilter("ignore", UserWarning)
+            places = torch.sparse_csr_tensor(
+                indptr, indices, torch.zeros(len(indices)), size=self.csr.shape, check_invariants=False
+            )
+            return torch.sparse.sampled_addmm(places, error, atoms.T, beta=0.0).values()
+
+    def atom_sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of `values` (nnz,) per atom: (m,)."""
+        import torch
+
+        sums = np.bincount(self.csr.indices, weights=values.numpy(), minlength=self.csr.shape[1])
+        return torch.from_numpy(sums.astype(np.float32))
+
+
+def _as_tensors(csr: sp.csr_matrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    import torch
+
+    return (
+        torch.from_numpy(csr.indptr.astype(np.int64)),
+        torch.from_numpy(csr.indices.astype(np.int64)),
+        torch.from_numpy(csr.data),
+    )
+
+
+def _gather_sum(indptr: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Σ_j value_j · rows[index_j] for every CSR row: one owner per output row, so bytes do not depend on threads."""
+    import torch
+
+    return torch.nn.functional.embedding_bag(
+        indices, rows, indptr, per_sample_weights=values, mode="sum", include_last_offset=True
+    )

@@ -1,0 +1,189 @@
+"""The training loop that every learned dictionary shares: batch order, learning rate, dead atoms, the curve."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from conceptome.dictionaries.rows import Rows, sample
+from conceptome.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 50
+WARM_UP = 0.05
+WARM_DOWN = 0.5
+# Streams of one seed that must not share random numbers; not 0, since numpy seeds [s, 0] and s alike.
+ATOMS, ORDER, SAMPLE = 1, 2, 3
+SAMPLE_ROWS = 8192
+
+Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def thread_limit(threads: int | None, *, with_torch: bool) -> Iterator[None]:
+    """Run the block with this many threads in BLAS, and in torch where it is used; then restore them.
+
+    None leaves them as they are.
+    """
+    if threads is None:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    if not with_torch:
+        with threadpool_limits(threads):
+            yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def batch_order(n: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Endless positions (batch_size,), drawn epoch after epoch without replacement.
+
+    A batch may straddle two epochs; with fewer rows than batch_size every batch is one epoch of n rows.
+    """
+    rng = np.random.default_rng([seed, ORDER])
+    size = min(batch_size, n)
+    held = np.zeros(0, dtype=np.int64)
+    while True:
+        while len(held) < size:
+            held = np.concatenate([held, rng.permutation(n)])
+        yield held[:size]
+        held = held[size:]
+
+
+def rate(step: int, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up over 5 % of the steps, linear warm-down over the last half."""
+    up = (step + 1) / max(1.0, WARM_UP * steps)
+    down = (steps - step) / max(1.0, WARM_DOWN * steps)
+    return min(1.0, up, down)
+
+
+def random_atoms(m: int, d: int, seed: int) -> np.ndarray:
+    """Random unit rows, float32 (m, d)."""
+    atoms = np.random.default_rng([seed, ATOMS]).standard_normal((m, d))
+    return (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Centre (d,) and root mean squared distance from the mean per dimension, of a seeded sample of training rows."""
+
+    centre: np.ndarray
+    deviation: float
+
+
+def measure_scale(rows: Rows, seed: int, centre: Callable[[np.ndarray], np.ndarray]) -> Scale:
+    """Centre and scale that training divides out, so that one learning rate serves activations of any size."""
+    X = sample(rows, SAMPLE_ROWS, np.random.default_rng([seed, SAMPLE])).astype(np.float64)
+    deviation = math.sqrt(np.square(X - X.mean(axis=0)).mean())
+    # Rounding of constant activations leaves a deviation in their last digits, not exactly 0.
+    if deviation <= 1e-7 * np.abs(X).max():
+        raise DataError(f"all {len(X)} training rows looked at are the same: there is no variance to explain")
+    return Scale(centre(X), deviation)
+
+
+def project_gradient(atoms: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Remove, in place, the part of each atom's gradient that only changes its length (Gao et al. 2024)."""
+    gradient -= (gradient * atoms).sum(dim=1, keepdim=True) * atoms
+
+
+class Trainer(Protocol):
+    """One method's state and its step."""
+
+    m: int
+    optimiser: torch.optim.Optimizer
+
+    def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        """Take one step on scaled rows (B, d); return Σ‖x̂−x‖² / Σ‖x−mean‖² and which atoms fired, bool (m,)."""
+        ...
+
+
+def train(
+    trainer: Trainer,
+    rows: Rows,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    dead_after: int,
+    seed: int,
+    deviation: float,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run the loop.
+
+    Parameters
+    ----------
+    trainer
+        The method; its optimiser's learning rate is set before each step.
+    rows
+        Training rows; divided by `deviation` before each step.
+    dead_after
+        An atom silent for this many samples counts as dead.
+    progress
+        Called with (steps done, steps) every 50 steps and at the end.
+
+    Returns
+    -------
+    dict
+        The curve (step, fvu averaged since the last logged step, dead), n_rows, n_seen, learning_rate: for the card.
+    """
+    import torch
+
+    silent = np.zeros(trainer.m, dtype=np.int64)
+    curve: dict[str, list] = {"step": [], "fvu": [], "dead": []}
+    recent: list[float] = []
+    seen = 0
+    order = batch_order(rows.shape[0], batch_size, seed)
+    for number in range(steps):
+        x = torch.from_numpy(rows.take(next(order))) / deviation
+        for group in trainer.optimiser.param_groups:
+            group["lr"] = learning_rate * rate(number, steps)
+        fvu, fired = trainer.step(x, silent >= dead_after, number)
+        silent += len(x)
+        silent[fired] = 0
+        seen += len(x)
+        recent.append(fvu)
+        if (number + 1) % LOG_EVERY == 0 or number + 1 == steps:
+            if not math.isfinite(fvu):
+                raise DataError(f"training diverged at step {number + 1}: lower learning_rate (now {learning_rate:g})")
+            dead = int((silent >= dead_after).sum())
+            curve["step"].append(number + 1)
+            curve["fvu"].append(round(float(np.mean(recent)), 6))
+            curve["dead"].append(dead)
+            recent.clear()
+            log.info(
+                "step %d of %d: fvu %.4f, dead atoms %d of %d", number + 1, steps, curve["fvu"][-1], dead, trainer.m
+            )
+            if progress:
+                progress(number + 1, steps)
+    return {
+        "curve": curve,
+        "fvu": curve["fvu"][-1],
+        "dead": curve["dead"][-1],
+        "dead_after": dead_after,
+        "n_rows": rows.shape[0],
+        "n_seen": seen,
+        "batch_size": min(batch_size, rows.shape[0]),
+        "learning_rate": learning_rate,
+        "deviation": deviation,
+    }
