@@ -69,7 +69,9 @@ class Enrichment(Strict):
         30, ge=10, description="bootstrap draws behind the standard error of a gene set's effect"
     )
     max_terms: int = Field(10, gt=0, description="gene sets kept per atom and collection (of those with q < 0.05)")
-    top_terms: int = Field(12, gt=0, description="gene sets per collection whose best atom is shown for all dictionaries")
+    top_terms: int = Field(
+        12, gt=0, description="gene sets per collection whose best atom is shown for all dictionaries"
+    )
     residues: bool = Field(False, description="proteins: precision, recall and F1 of atoms for annotated concepts")
     residue_thresholds: list[float] = Field(
         [0.0, 0.15, 0.5, 0.6, 0.8], min_length=1, description="fractions of an atom's maximum on training residues"

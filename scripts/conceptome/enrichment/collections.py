@@ -35,7 +35,9 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise DataError(f"{path.name} is not a text file: give a GMT file (name, description, genes; by tabs)") from None
+        raise DataError(
+            f"{path.name} is not a text file: give a GMT file (name, description, genes; by tabs)"
+        ) from None
     sets: dict[str, list[str]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -175,9 +175,7 @@ class Part:
             effects, coherence = np.concatenate(effects), np.concatenate(coherence)
             mean[stratum] = effects.mean(axis=0)
             deviation[stratum] = effects.std(axis=0, ddof=1)
-            inflation[stratum] = tail_inflation(
-                standard_score(effects, coherence, mean[stratum], deviation[stratum])
-            )
+            inflation[stratum] = tail_inflation(standard_score(effects, coherence, mean[stratum], deviation[stratum]))
         self.null = Null(mean, deviation, inflation)
 
 
@@ -258,7 +256,9 @@ class GeneSets:
     def add(self, key: tuple[str, int], codes: sparse.csr_matrix) -> None:
         """Take in the codes (N, m) of one fit; atoms active on too few cells of either part are left out."""
         selection, test = (codes[part.rows].tocsc() for part in (self.parts["selection"], self.parts["test"]))
-        mark = tuple(hash(each.data.tobytes() + each.indices.tobytes() + each.indptr.tobytes()) for each in (selection, test))
+        mark = tuple(
+            hash(each.data.tobytes() + each.indices.tobytes() + each.indptr.tobytes()) for each in (selection, test)
+        )
         if mark in self._seen:
             self._seen[mark].keys.append(key)
             return
@@ -270,7 +270,9 @@ class GeneSets:
         atoms = np.flatnonzero(enough)
         if len(atoms) < codes.shape[1]:
             skipped = codes.shape[1] - len(atoms)
-            logger.info("gene sets: %s, seed %d: %d of %d atoms not tested (silent or rare)", *key, skipped, len(enough))
+            logger.info(
+                "gene sets: %s, seed %d: %d of %d atoms not tested (silent or rare)", *key, skipped, len(enough)
+            )
         fit = _Fit([key], atoms, bool((codes.data < 0).any()), selection[:, atoms], test[:, atoms])
         self._seen[mark] = fit
         self.fits.append(fit)
@@ -342,7 +344,9 @@ class GeneSets:
         reach = norm.isf((1.0 - config.confidence) / 2.0)
         side = np.where(effect[a, s] >= 0.5, 1.0, -1.0)
         null = self.parts["test"].null
-        null_effect = null.mean[stratum[a], s] + side * reach * (null.inflation[:, None] * null.deviation)[stratum[a], s]
+        null_effect = (
+            null.mean[stratum[a], s] + side * reach * (null.inflation[:, None] * null.deviation)[stratum[a], s]
+        )
         n_genes = len(self.background)
         fit.rows = pd.DataFrame(
             {
@@ -365,9 +369,7 @@ class GeneSets:
         winner = np.argmax(oriented, axis=0)
         every = np.arange(len(sets))
         sign = np.where(z_chosen[winner, every] < 0, -1, 1) if fit.signed else np.ones(len(sets), dtype=np.int64)
-        leads = np.array(
-            [leader[sets.collection[i]][int(sign[i])][winner[i]] == i for i in every]
-        )
+        leads = np.array([leader[sets.collection[i]][int(sign[i])][winner[i]] == i for i in every])
         fit.best = {
             "position": winner,
             "sign": sign,
@@ -406,7 +408,9 @@ class GeneSets:
         from scipy.stats import norm
 
         config, part = self.config, self.parts["test"]
-        best = pd.DataFrame({name: values[terms] for name, values in fit.best.items() if name != "first"}).assign(set=terms)
+        best = pd.DataFrame({name: values[terms] for name, values in fit.best.items() if name != "first"}).assign(
+            set=terms
+        )
         pairs = pd.concat([fit.rows[["position", "set"]], best[["position", "set"]]]).drop_duplicates()
         pairs = pairs.sort_values(["position", "set"], kind="stable", ignore_index=True)
         pairs["error"] = self._errors(fit.test, pairs)

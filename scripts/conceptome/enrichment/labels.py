@@ -79,7 +79,9 @@ def choose(obs: pd.DataFrame, card: Mapping[str, Any], config: Enrichment) -> li
             known = ", ".join(sorted(card.get("labels", {}))) or "none"
             raise DataError(f"label '{name}' is not in the data set (labels: {known}); declare it under dataset.labels")
         if described.get("kind") == "numeric":
-            raise DataError(f"label '{name}' is numeric, but enrichment needs classes: take it out of enrichment.labels")
+            raise DataError(
+                f"label '{name}' is numeric, but enrichment needs classes: take it out of enrichment.labels"
+            )
         test = (obs["split"] == "test").to_numpy() & obs[name].notna().to_numpy()
         rows = choose_rows(test, config.max_rows, seeded(config.seed, "labels", name))
         values = obs[name].iloc[rows]
@@ -105,7 +107,9 @@ def choose(obs: pd.DataFrame, card: Mapping[str, Any], config: Enrichment) -> li
     return chosen
 
 
-def enrich_labels(codes: sparse.csr_matrix, labels: Sequence[Label], train: np.ndarray, config: Enrichment) -> pd.DataFrame:
+def enrich_labels(
+    codes: sparse.csr_matrix, labels: Sequence[Label], train: np.ndarray, config: Enrichment
+) -> pd.DataFrame:
     """AUROC and odds ratio of every atom for every class against the other test samples.
 
     Intervals are percentiles of a bootstrap over groups. p: two-sided Mann-Whitney with ties, samples taken as

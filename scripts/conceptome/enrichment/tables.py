@@ -152,3 +152,26 @@ def write(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str], 
     from conceptome.files import write_parquet
 
     write_parquet(Path(folder) / f"{table}.parquet", assemble(table, frames, place))
+
+
+def headline(folder: Path) -> dict[str, float]:
+    """Summarise written tables in a few numbers, averaged over seeds: 'dictionary/measure' → value.
+
+    Atom–class pairs, atom–term pairs with q < 0.05, and concepts found (F1 above 0.5 on test); tables without rows are
+    absent.
+    """
+    from conceptome.files import read_parquet
+
+    found = {}
+    for table in ("labels", "gene_sets"):
+        frame = read_parquet(Path(folder) / f"{table}.parquet", columns=["dictionary", "seed", "q"])
+        counts = (frame["q"] < 0.05).groupby([frame["dictionary"], frame["seed"]]).sum()
+        for dictionary, value in counts.groupby("dictionary").mean().items():
+            found[f"{dictionary}/{table}_significant"] = float(value)
+    frame = read_parquet(Path(folder) / "residues.parquet", columns=["dictionary", "seed", "concept", "f1"])
+    frame["concept"] = frame["concept"].where(frame["f1"] > 0.5)
+    for dictionary, value in (
+        frame.groupby(["dictionary", "seed"])["concept"].nunique().groupby("dictionary").mean().items()
+    ):
+        found[f"{dictionary}/concepts_found"] = float(value)
+    return found
