@@ -51,8 +51,8 @@ class Enrichment(Strict):
     dense_active: int = Field(
         32,
         gt=0,
-        description="for odds ratios where every code is non-zero: atoms count as active in their two tails, cut so that "
-        "about this many are active per sample",
+        description="for odds ratios where every code is non-zero: atoms count as active in their two tails, cut so "
+        "that about this many are active per sample",
     )
     max_rows: int = Field(20_000, gt=0, description="seeded test samples behind the labels' table")
     gene_sets: list[str] = Field([], description="GMT sources, by name in config/sources.yaml")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptome.enrichment.collections import read_gmt
 from conceptome.enrichment.gene_sets import GeneSets
+from conceptome.enrichment.gmt import read_gmt
 from conceptome.enrichment.labels import choose, enrich_labels
 from conceptome.enrichment.residues import choose_concepts, enrich_residues
 from conceptome.enrichment.tables import TABLES, headline, write
@@ -105,8 +105,8 @@ def enrich(
         codes = fits[name, seed].to_scipy()
         if codes.shape[0] != len(obs):
             raise DataError(
-                f"codes of dictionary {name}, seed {seed}, have {codes.shape[0]} rows, but there are {len(obs)} samples: "
-                "encode them again"
+                f"codes of dictionary {name}, seed {seed}, have {codes.shape[0]} rows, but there are {len(obs)} "
+                "samples: encode them again"
             )
         mark = _mark(codes)
         if mark not in seen:
@@ -116,7 +116,7 @@ def enrich(
         for table, found in seen[mark].items():
             frames[table].append(found.assign(dictionary=name, seed=seed))
         if genes is not None:
-            genes.add((name, seed), codes)
+            genes.add((name, seed), codes, mark)
         logger.info("enriched %s, seed %d", name, seed)
     if genes is not None:
         frames["gene_sets"], frames["gene_sets_best"] = genes.run()

@@ -1,17 +1,19 @@
-"""Atoms against gene sets: are the genes of a set associated with an atom's code, beyond other genes?
+"""Atoms against gene sets: whether the genes of a set go with an atom's code more than other genes do.
 
 For every atom the genes of the background are ranked by the Pearson correlation, over cells, of their log-normalised
 expression with the code. The effect of a set is the AUROC of that ranking for its genes against all others.
 
 Genes are correlated with each other, so the Mann-Whitney test over genes, which takes them as independent, calls far
 too many sets (Barry, Nobel and Wright 2008; Wu and Smyth 2012). Here the AUROC is compared with that of PERMUTED CODES,
-which are independent of expression but meet the same genes with the same correlations. Ranks do not depend on how strong
-the correlations are overall, so an atom that carries much biology does not make every set significant: the genes of the
-set must stand out from those of a random direction in expression space. What the code itself explains of a set's
-coherence is taken out of the null's variance, as the residuals of the design are what counts in Wu and Smyth: the
-permuted codes meet the correlations that are left when the code is regressed out. To first order that shrinks the null's
-deviation by √(1 − ρ²), ρ being the correlation, over cells, of the code with the set's score (mean standardised
-expression of its genes minus that of all others). An independent code has ρ ≈ 0, so the test keeps its level.
+which are independent of expression but meet the same genes with the same correlations. Ranks do not depend on how
+strong the correlations are overall, so an atom that carries much biology does not make every set significant: the genes
+of the set must stand out beyond what a random direction in expression space does to them.
+
+What the code itself explains of a set's coherence is taken out of the null's variance, as the residuals of the design
+are what counts in Wu and Smyth: the permuted codes meet the correlations that are left when the code is regressed out.
+To first order that shrinks the null's deviation by √(1 − ρ²), ρ being the correlation, over cells, of the code with the
+set's score (mean standardised expression of its genes minus that of all others). An independent code has ρ ≈ 0, so the
+test keeps its level.
 
 Atoms are chosen on training and validation cells; effects, p and q are those of test cells.
 """
@@ -19,13 +21,13 @@ Atoms are chosen on training and validation cells; effects, p and q are those of
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptome.enrichment.collections import SetIndex, index_sets
+from conceptome.enrichment.gmt import SetIndex, index_sets
 from conceptome.errors import DataError
 from conceptome.measures.rows import choose_rows, seeded
 from conceptome.progress import track
@@ -103,7 +105,8 @@ class Expression:
         ranks = (ranks + 0.5) / n_genes
         inside = (self.sets.members @ ranks.T).T.astype(np.float64) * n_genes
         n1 = self.sets.n_overlap.astype(np.float64)
-        return (inside - n1**2 / 2.0) / (n1 * (n_genes - n1))
+        # Rounding may step over the ends.
+        return np.clip((inside - n1**2 / 2.0) / (n1 * (n_genes - n1)), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Null:
     inflation: np.ndarray
 
     def z(self, effects: np.ndarray, coherence: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-        """Standardise effects (a, s) of atoms in their strata (a,), given ρ (a, s); a standard normal under the null."""
+        """Standardise effects (a, s) of atoms in their strata (a,), given ρ (a, s); N(0, 1) under the null."""
         raw = standard_score(effects, coherence, self.mean[stratum], self.deviation[stratum])
         return raw / self.inflation[stratum, None]
 
@@ -251,17 +254,17 @@ class GeneSets:
         }
         self.obs = obs.iloc[chosen["test"]]
         self.fits: list[_Fit] = []
-        self._seen: dict[tuple, _Fit] = {}
+        self._seen: dict[Hashable, _Fit] = {}
 
-    def add(self, key: tuple[str, int], codes: sparse.csr_matrix) -> None:
-        """Take in the codes (N, m) of one fit; atoms active on too few cells of either part are left out."""
-        selection, test = (codes[part.rows].tocsc() for part in (self.parts["selection"], self.parts["test"]))
-        mark = tuple(
-            hash(each.data.tobytes() + each.indices.tobytes() + each.indptr.tobytes()) for each in (selection, test)
-        )
+    def add(self, key: tuple[str, int], codes: sparse.csr_matrix, mark: Hashable) -> None:
+        """Take in the codes (N, m) of one fit; atoms active on too few cells of either part are left out.
+
+        `mark` is equal for equal codes, which are tested once.
+        """
         if mark in self._seen:
             self._seen[mark].keys.append(key)
             return
+        selection, test = (codes[part.rows].tocsc() for part in (self.parts["selection"], self.parts["test"]))
         enough = np.ones(codes.shape[1], dtype=bool)
         for part in (selection, test):
             # A code that is the same on every cell ranks no genes.

@@ -2,9 +2,9 @@
 
 After InterPLM (Simon and Zou): an atom, scaled by its maximum, is "on" where it exceeds a threshold. Precision counts
 residues, TP / (TP + FP). Recall counts domains: those with at least one residue that is on, of all domains; for point
-concepts, whose domains are single residues, that is the recall of residues. The maximum is taken on training proteins;
-the threshold of every atom–concept pair, and which pairs are reported, are chosen on validation proteins and stay FROZEN
-on test proteins, which every reported number but `f1_validation` comes from.
+concepts, whose domains are single residues, that is the recall of residues. The maximum is taken on training proteins.
+The threshold of every atom–concept pair, and which pairs are reported, are chosen on validation proteins and stay
+frozen on test proteins, which every reported number but `f1_validation` comes from.
 
 The null shifts an atom's pattern around each protein (circularly, by an offset of its own): how much of a protein the
 atom marks, how its marks cluster, and the annotated domains all stay as they are; only where they meet is left to
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -199,7 +200,7 @@ def choose_concepts(obs: pd.DataFrame, annotations: pd.DataFrame, min_proteins: 
 def scale(codes: sparse.csr_matrix, train: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
     """Scale the positive part of every atom by its maximum on training residues.
 
-    If any code is negative (raw neurons, PCA, ICA, signed sparse codes), the negated atoms follow as atoms of their own.
+    If any code is negative (raw neurons, PCA, ICA, signed sparse codes), the negated atoms follow as further atoms.
 
     Parameters
     ----------
@@ -320,7 +321,7 @@ def shift_p(on: np.ndarray, annotated: np.ndarray, starts: np.ndarray) -> float:
     """
     distribution = np.ones(1)
     observed = 0
-    for begin, end in zip(starts[:-1], starts[1:]):
+    for begin, end in pairwise(starts):
         a, b = on[begin:end], annotated[begin:end]
         if not a.any() or not b.any():
             continue

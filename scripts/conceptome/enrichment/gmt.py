@@ -110,8 +110,9 @@ def index_sets(
         if len(union & place.keys()) < min_genes:
             example = next(iter(background), "none")
             raise DataError(
-                f"gene sets {collection}: {len(union & place.keys())} of {len(union)} symbols are among the {len(place)} "
-                f"expressed genes (e.g. '{example}'): the data need gene symbols of the same species (gene_symbols)"
+                f"gene sets {collection}: {len(union & place.keys())} of {len(union)} symbols are among the "
+                f"{len(place)} expressed genes (e.g. '{example}'): the data need gene symbols "
+                "of the same species (dataset.gene_symbols names their column)"
             )
         for term, genes in sets.items():
             found = sorted(place[gene] for gene in genes if gene in place)
