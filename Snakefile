@@ -35,8 +35,8 @@ os.environ.update(job_environment(CONFIG.run, HERE))
 
 
 def code(script, without=()):
-    """Digest of the code that a rule's script reaches: a change of it, and only that, re-runs the rule."""
-    return closure(HERE / "scripts" / script, without=list(without))["digest"]
+    """Digest and files of the code that a rule's script reaches: a change of it, and only that, re-runs the rule."""
+    return closure(HERE / "scripts" / script, without=list(without))
 
 
 wildcard_constraints:

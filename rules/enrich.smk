@@ -6,17 +6,17 @@ rule enrich:
         gene_sets=lambda w: [PLAN.source_file(name) for name in PLAN.study(w.dataset).enrichment.gene_sets],
     output:
         **{table: f"{R}/evidence/{{dataset}}/{{model}}/{{whitening}}/{table}.parquet" for table in ENRICHMENT_TABLES},
+    log:
+        f"{R}/logs/enrich/{{dataset}}/{{model}}/{{whitening}}.log",
+    conda:
+        "../envs/learning.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=2500,
     params:
         enrichment=lambda w: PLAN.study(w.dataset).enrichment.model_dump(mode="json"),
         gene_sets=lambda w: PLAN.study(w.dataset).enrichment.gene_sets,
         fits=lambda w: PLAN.fits(w.dataset, w.model),
         code=code("enrich.py"),
-    log:
-        f"{R}/logs/enrich/{{dataset}}/{{model}}/{{whitening}}.log",
-    threads: THREADS
-    conda:
-        "../envs/learning.yaml"
-    resources:
-        mem_mb=2500,
     script:
         "../scripts/enrich.py"

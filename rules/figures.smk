@@ -18,17 +18,20 @@ for _figure in PLAN.figures():
             ),
             csv=f"{PLAN.figure_folder(_figure)}/{_figure}.csv",
             caption=f"{PLAN.figure_folder(_figure)}/caption.md",
+        log:
+            f"{R}/logs/figures/{CONFIG.run.name}/{_figure}.log",
+        conda:
+            "../envs/figures.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
         params:
             figure=_figure,
             run=CONFIG.run.model_dump(mode="json"),
             studies=PLAN.evidence_settings(),
-            code=code("draw_figure.py", without=[f"conceptome.figures.{other}" for other in FIGURE_TABLES if other != _figure]),
-        log:
-            f"{R}/logs/figures/{CONFIG.run.name}/{_figure}.log",
-        threads: 1
-        conda:
-            "../envs/figures.yaml"
-        resources:
-            mem_mb=1000,
+            code=code(
+                "draw_figure.py",
+                without=[f"conceptome.figures.{other}" for other in FIGURE_TABLES if other != _figure],
+            ),
         script:
             "../scripts/draw_figure.py"

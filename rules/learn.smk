@@ -14,16 +14,16 @@ rule learn:
         ),
         cards=expand(f"{R}/dictionaries/{KEY}/seed{{seed}}/card.json", seed=CONFIG.run.seeds, allow_missing=True),
         codes=expand(f"{R}/codes/{KEY}/seed{{seed}}/codes.parquet", seed=CONFIG.run.seeds, allow_missing=True),
+    log:
+        f"{R}/logs/learn/{KEY}.log",
+    conda:
+        "../envs/learning.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=2000,
     params:
         dictionary=lambda w: PLAN.study(w.dataset).dictionaries[w.dictionary].model_dump(mode="json"),
         seeds=CONFIG.run.seeds,
         code=lambda w: code("learn.py", without=PLAN.other_methods(w.dataset, w.dictionary)),
-    log:
-        f"{R}/logs/learn/{KEY}.log",
-    threads: THREADS
-    conda:
-        "../envs/learning.yaml"
-    resources:
-        mem_mb=2000,
     script:
         "../scripts/learn.py"

@@ -10,16 +10,16 @@ rule measure:
         codes=lambda w: PLAN.fit_files("codes", w.dataset, w.model, w.whitening),
     output:
         **{table: f"{R}/evidence/{{dataset}}/{{model}}/{{whitening}}/{table}.parquet" for table in MEASURE_TABLES},
+    log:
+        f"{R}/logs/measure/{{dataset}}/{{model}}/{{whitening}}.log",
+    conda:
+        "../envs/learning.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=2500,
     params:
         measures=lambda w: PLAN.study(w.dataset).measures.model_dump(mode="json"),
         fits=lambda w: PLAN.fits(w.dataset, w.model),
         code=code("measure.py"),
-    log:
-        f"{R}/logs/measure/{{dataset}}/{{model}}/{{whitening}}.log",
-    threads: THREADS
-    conda:
-        "../envs/learning.yaml"
-    resources:
-        mem_mb=2500,
     script:
         "../scripts/measure.py"

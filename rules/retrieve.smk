@@ -1,17 +1,17 @@
 rule retrieve:
     output:
         f"{R}/sources/{{source}}",
-    params:
-        entry=lambda w: SOURCES[w.source].model_dump(mode="json"),
-        code=code("retrieve.py"),
-    wildcard_constraints:
-        source=PLAN.source_pattern("file"),
     log:
         f"{R}/logs/retrieve/{{source}}.log",
+    wildcard_constraints:
+        source=PLAN.source_pattern("file"),
     conda:
         "../envs/base.yaml"
     resources:
         mem_mb=500,
+    params:
+        entry=lambda w: SOURCES[w.source].model_dump(mode="json"),
+        code=code("retrieve.py"),
     script:
         "../scripts/retrieve.py"
 
@@ -19,16 +19,16 @@ rule retrieve:
 rule retrieve_package:
     output:
         directory(f"{R}/sources/{{source}}"),
-    params:
-        entry=lambda w: SOURCES[w.source].model_dump(mode="json"),
-        code=code("retrieve.py"),
-    wildcard_constraints:
-        source=PLAN.source_pattern("folder"),
     log:
         f"{R}/logs/retrieve/{{source}}.log",
+    wildcard_constraints:
+        source=PLAN.source_pattern("folder"),
     conda:
         "../envs/models.yaml"
     resources:
         mem_mb=1000,
+    params:
+        entry=lambda w: SOURCES[w.source].model_dump(mode="json"),
+        code=code("retrieve.py"),
     script:
         "../scripts/retrieve.py"

@@ -4,15 +4,15 @@ rule whiten:
     output:
         transform=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/whitening.safetensors",
         card=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/card.json",
+    log:
+        f"{R}/logs/whiten/{{dataset}}/{{model}}/{{whitening}}.log",
+    conda:
+        "../envs/learning.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=1000,
     params:
         whitening=lambda w: PLAN.study(w.dataset).whitenings[w.whitening].model_dump(mode="json"),
         code=code("whiten.py"),
-    log:
-        f"{R}/logs/whiten/{{dataset}}/{{model}}/{{whitening}}.log",
-    threads: THREADS
-    conda:
-        "../envs/learning.yaml"
-    resources:
-        mem_mb=1000,
     script:
         "../scripts/whiten.py"

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conceptome.config import Config, Run, Study
-from conceptome.config.dictionaries import OPTIONS
+from conceptome.dictionaries import METHODS
 from conceptome.errors import ConfigError
+from conceptome.models import MODELS
 
 MODALITY = {
     "h5ad": "matrix",
@@ -19,7 +20,6 @@ MODALITY = {
     "simulated_small": "simulated",
     "simulated_large": "simulated",
 }
-ADAPTERS = ("scvi", "pca", "profiles", "esm2", "autoencoder")
 DATA_FILES = {
     "matrix": ("obs.parquet", "card.json", "X.h5ad"),
     "proteins": ("obs.parquet", "card.json", "sequences.fasta", "annotations.parquet"),
@@ -127,13 +127,13 @@ class Plan:
 
     def other_adapters(self, dataset: str, model: str) -> list[str]:
         """Adapter modules that embedding this model never reaches, so that editing them re-runs nothing here."""
-        adapter = self.study(dataset).models[model].adapter
-        return [f"conceptome.models.{other}" for other in ADAPTERS if other != adapter]
+        used = MODELS[self.study(dataset).models[model].adapter]
+        return sorted({module.split(":")[0] for module in MODELS.values()} - {used.split(":")[0]})
 
     def other_methods(self, dataset: str, dictionary: str) -> list[str]:
         """Dictionary modules that learning this dictionary never reaches."""
-        method = self.study(dataset).dictionaries[dictionary].method
-        return [f"conceptome.dictionaries.{other}" for other in OPTIONS if other != method]
+        used = METHODS[self.study(dataset).dictionaries[dictionary].method][0]
+        return sorted({module for module, *_ in METHODS.values()} - {used})
 
     def source_pattern(self, kind: str) -> str:
         """Regular expression of the needed sources that are single files (kind 'file') or folders (kind 'folder')."""

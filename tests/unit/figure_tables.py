@@ -53,6 +53,7 @@ def cards() -> dict[str, dict]:
             "group_is": "cell",
             "interval_level": "cell-level",
             "control_is": "unstimulated cells",
+            "notes": ["Condition and library are one thing: a batch effect cannot be told from the response."],
             "labels": {
                 "condition": {"kind": "categorical", "role": "biological", "title": "condition"},
                 "cell_type_transferred": {
@@ -70,7 +71,12 @@ def cards() -> dict[str, dict]:
             "interval_level": "plate-level",
             "control_is": "DMSO wells",
             "labels": {
-                "injury": {"kind": "categorical", "role": "biological", "title": "injury class"},
+                "injury": {
+                    "kind": "categorical",
+                    "role": "biological",
+                    "title": "injury class",
+                    "single_instance_classes": ["Saponin", "Tannin"],
+                },
                 "batch": {"kind": "categorical", "role": "technical", "title": "batch"},
             },
         },
@@ -125,7 +131,7 @@ def _fits(datasets, models=True):
 
 def activations(rng):
     rows, spectra = [], []
-    sizes = {"kang2018": 2000, "cell_injury": 3199, "yeast": 4000}
+    sizes = {"kang2018": 800, "cell_injury": 900, "yeast": 1000}
     for data, n in sizes.items():
         for model in STUDIES[data]["models"]:
             control = rng.random(n) < (0.2 if data == "yeast" else 0.48)
@@ -145,6 +151,8 @@ def activations(rng):
                             "sample_id": [f"{data}:{i}" for i in range(n)],
                             "pc1": pc[:, 0],
                             "pc2": pc[:, 1],
+                            "pc1_share": 0.31,
+                            "pc2_share": 0.12,
                             "control": control,
                             "group": "g",
                             "batch": batch,
@@ -152,10 +160,13 @@ def activations(rng):
                         }
                     )
                 )
-                d, n_test = STUDIES[data]["d"], int(0.2 * n * control.mean())
+                d, n_test = STUDIES[data]["d"], int(0.5 * n * control.mean())
                 power = np.arange(1, d + 1) ** -1.6 * 40 if whitening == "none" else np.ones(d)
                 x = rng.standard_normal((n_test, d)) * np.sqrt(power) * (1.0 if whitening == "none" else 1.05)
                 eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
+                null = (
+                    np.sort(np.linalg.eigvalsh(np.cov(rng.standard_normal((n_test, d)).T)))[::-1] * eigenvalues.mean()
+                )
                 spectra.append(
                     pd.DataFrame(
                         {
@@ -164,6 +175,11 @@ def activations(rng):
                             "whitening": whitening,
                             "component": np.arange(1, d + 1),
                             "eigenvalue": np.maximum(eigenvalues, 0),
+                            "low": 0.9 * np.maximum(eigenvalues, 0),
+                            "high": 1.1 * np.maximum(eigenvalues, 0),
+                            "null": null,
+                            "null_low": 0.95 * null,
+                            "null_high": 1.05 * null,
                             "n": n_test,
                         }
                     )
@@ -235,6 +251,8 @@ def selectivity(rng):
                         "avg_low": avg[i] - 0.05,
                         "avg_high": avg[i] + 0.05,
                         "max": avg[i] - 0.1,
+                        "max_low": avg[i] - 0.16,
+                        "max_high": avg[i] - 0.05,
                         "n": 400,
                         "n_active": 40,
                     }
@@ -247,7 +265,7 @@ def selectivity(rng):
                         | {
                             "label": label,
                             "statistic": statistic,
-                            "rank": rank,
+                            "rank": rank - 1,
                             "low": curve[rank - 1] - 0.02,
                             "median": curve[rank - 1],
                             "high": curve[rank - 1] + 0.03,
@@ -406,7 +424,7 @@ def residues(rng):
                         "atom": 13 * index + atom,
                         "concept": concept,
                         "type": concept.split("|")[0],
-                        "note": (concept.split("|") + [None])[1],
+                        "note": concept.partition("|")[2] or None,
                         "threshold": 0.15,
                         "precision": f1,
                         "recall": f1,
@@ -426,14 +444,14 @@ def residues(rng):
 
 def stability(rng):
     rows, atoms = [], []
-    level = {"icfl": 0.7, "topk": 0.5, "ica": 0.85, "random": 0.3}
+    level = {"pca": 1.0, "icfl": 0.7, "topk": 0.5, "ica": 0.85, "random": 0.3}
     for data, study in STUDIES.items():
         for model in study["models"]:
             for whitening in study["whitenings"]:
                 for method, mean in level.items():
                     for a, b in ((0, 1), (0, 2), (1, 2)):
-                        m = study["m"] if method != "ica" else study["d"]
-                        cosine = np.clip(rng.beta(6 * mean, 6 * (1 - mean), m), 0, 1)
+                        m = study["m"] if method not in ("ica", "pca") else study["d"]
+                        cosine = np.clip(rng.beta(6 * mean, 6 * (1 - mean) + 1e-9, m), 0, 1)
                         key = {
                             "dataset": data,
                             "model": model,
@@ -454,13 +472,23 @@ def stability(rng):
                                 "null": 0.3,
                                 "null_low": 0.29,
                                 "null_high": 0.31,
-                                "coherence": {"icfl": 0.88, "topk": 0.97, "ica": 0.2, "random": 0.4}[method],
+                                "coherence": {"pca": 0.0, "icfl": 0.88, "topk": 0.97, "ica": 0.2, "random": 0.4}[
+                                    method
+                                ],
                                 "m": m,
                             }
                         )
                         atoms.append(
                             pd.DataFrame(
-                                {**key, "seed": a, "seed_a": a, "seed_b": b, "atom": range(m), "cosine": cosine}
+                                {
+                                    **key,
+                                    "seed": a,
+                                    "seed_a": a,
+                                    "seed_b": b,
+                                    "atom": range(m),
+                                    "cosine": cosine,
+                                    "null_cosine": rng.beta(6, 14, m),
+                                }
                             )
                         )
     return {"stability": pd.DataFrame(rows), "stability_atoms": pd.concat(atoms, ignore_index=True)}
@@ -495,7 +523,12 @@ def recovery(rng):
                                 "variable": variable,
                                 "layer": layer,
                                 "best_correlation": r,
-                                "null": 0.08 + 0.02 * rng.random(),
+                                "null": 0.08,
+                                "null_low": 0.03,
+                                "null_high": 0.12 + 0.02 * rng.random(),
+                                "completeness_low": r2 - 0.03,
+                                "completeness_high": r2 + 0.03,
+                                "n": 1200,
                                 "completeness_r2": r2,
                                 "low": max(0, r - 0.03),
                                 "high": min(1, r + 0.03),

@@ -5,7 +5,8 @@ import pytest
 from scipy import sparse
 
 from conceptome.config import parse
-from conceptome.datasets import load, prepare
+from conceptome.config.datasets import Split
+from conceptome.datasets import assign_splits, load, prepare
 from conceptome.errors import DataError
 
 QUALITY = {"min_genes": 3, "min_cells": 2, "n_top_genes": 10}
@@ -222,12 +223,8 @@ def test_no_control_in_the_training_split(tmp_path):
     data = anndata.read_h5ad(write(tmp_path / "a.h5ad", counts_of()))
     data.obs["treatment"] = ["none" if donor == "d0" else "drug" for donor in data.obs["donor"]]
     data.write_h5ad(tmp_path / "a.h5ad")
-    split = {}
-    for seed in range(8):
-        try:
-            run(tmp_path, tmp_path / "a.h5ad", split={"seed": seed})
-            split[seed] = "train"
-        except DataError as error:
-            assert "none of the 10 controls is in the training split" in str(error)
-            split[seed] = "other"
-    assert set(split.values()) == {"train", "other"}
+    groups = pd.Series(["d0", "d1", "d2", "d3"])
+    seeds = {assign_splits(groups, Split(seed=seed))[0]: seed for seed in range(20)}
+    assert len(run(tmp_path, tmp_path / "a.h5ad", split={"seed": seeds["train"]})) == 40
+    with pytest.raises(DataError, match="none of the 10 controls is in the training split"):
+        run(tmp_path, tmp_path / "a.h5ad", "other", split={"seed": seeds["test"]})

@@ -43,7 +43,11 @@ def make(folder: Path, **options):
 def test_a_finished_job_has_a_complete_record(tmp_path):
     given = make(
         tmp_path,
-        params={"whitening": {"method": "pca", "seed": 7}, "seeds": [0, 1], "code": {"digest": "c" * 64, "files": ["a.py"]}},
+        params={
+            "whitening": {"method": "pca", "seed": 7},
+            "seeds": [0, 1],
+            "code": {"digest": "c" * 64, "files": ["a.py"]},
+        },
         wildcards={"dataset": "kang2018", "model": "scvi"},
     )
     with job(given) as context:
@@ -54,7 +58,12 @@ def test_a_finished_job_has_a_complete_record(tmp_path):
     assert record["workflow"] == "w1"
     assert record["rule"] == "whiten"
     assert record["wildcards"] == {"dataset": "kang2018", "model": "scvi"}
-    expected = {"name": "raw", "path": str(tmp_path / "in.txt"), "size": 3, "sha256": hashlib.sha256(b"raw").hexdigest()}
+    expected = {
+        "name": "raw",
+        "path": str(tmp_path / "in.txt"),
+        "size": 3,
+        "sha256": hashlib.sha256(b"raw").hexdigest(),
+    }
     assert record["inputs"] == [expected]
     assert record["outputs"][0]["sha256"] == hashlib.sha256(b"result").hexdigest()
     assert record["parameters"] == {"whitening": {"method": "pca", "seed": 7}, "seeds": [0, 1]}
@@ -108,9 +117,14 @@ def test_folders_are_expanded_to_their_files(tmp_path):
 )
 def test_a_failed_job_says_one_line_and_keeps_a_record(tmp_path, capfd, error, line):
     given = make(tmp_path, wildcards={"dataset": "a"})
-    with pytest.raises(SystemExit) as stopped, job(given):
-        os.write(1, b"noise of a library")  # as compiled code does, past sys.stdout
-        raise error
+
+    def script():
+        with job(given):
+            os.write(1, b"noise of a library")  # as compiled code does, past sys.stdout
+            raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        script()
     assert stopped.value.code == 1
     shown = capfd.readouterr()
     assert shown.out == ""

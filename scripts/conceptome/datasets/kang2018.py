@@ -209,7 +209,8 @@ def transfer_types(
     # Repeated symbols cannot be looked up by name.
     matrix, genes, _ = unique_genes(matrix, genes, counts=True)
     labelled, labelled_genes, _ = unique_genes(labelled, labelled_genes, counts=True)
-    common = [gene for gene in labelled_genes if gene in set(genes)]
+    counted = set(genes)
+    common = [gene for gene in labelled_genes if gene in counted]
     if not common:
         raise DataError("the counts and the annotated cells have no gene in common: cell types cannot be transferred")
     features = _log_normalise(matrix[:, pd.Index(genes).get_indexer(common)])

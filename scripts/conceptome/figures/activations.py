@@ -11,7 +11,6 @@ from conceptome.figures.panels import (
     dataset_title,
     is_null_model,
     main_models,
-    models,
     need,
     unique,
     usable,
@@ -19,10 +18,10 @@ from conceptome.figures.panels import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
 
+BOUNDS, NULL = ("low", "high"), ("null", "null_low", "null_high")
 EDGE = 0.005  # share of points beyond each side of the frame: a few outliers would shrink the rest to a blot
 
 
@@ -57,9 +56,11 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             letter = next(letters)
             outside += _projection(panel, part, colour_by)
             title = dataset_title(cards[data], data, model) if whitening == shown[0] else ""
-            style.mark(panel, letter, f"{title}\n{style.whitening_label(whitening)}".strip())
-            panel.set_xlabel("PC 1 of controls")
-            panel.set_ylabel("PC 2 of controls")
+            style.mark(panel, letter, f"{title}\n{style.whitening_label(whitening)}".strip(), wrap=48)
+            source = here[here["whitening"] == whitening]
+            for axis, label in ((1, panel.set_xlabel), (2, panel.set_ylabel)):
+                share = f" ({100 * source[f'pc{axis}_share'].iloc[0]:.0f} %)" if f"pc{axis}_share" in source else ""
+                label(f"PC {axis}{share}")
             drawing.add(letter, part)
             if colour_by == "control" and whitening == shown[0]:
                 facts.append(
@@ -76,23 +77,35 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
                 panel = line[len(shown)]
                 panel.set_axis_on()
                 letter = next(letters)
-                table = _with_reference(part)
+                columns = ["dataset", "model", "whitening", "component", "eigenvalue", "n"]
+                columns += [name for name in (*BOUNDS, *NULL) if name in part]
+                table = part[columns].copy()
+                # Only the last whitening is held against the null.
+                table.loc[table["whitening"] != shown[-1], [name for name in NULL if name in table]] = float("nan")
                 _spectrum(panel, table)
                 style.mark(panel, letter, "spectrum of test controls")
                 drawing.add(letter, table)
                 facts.append(f"{data} spectrum: {captions.count(part['n'].iloc[0])} test controls")
     drawing.sentences = [
-        "Projections: seeded samples on the first two principal axes of the controls of that space (raw or whitened), "
-        "coloured by control against the rest and, where a technical batch label exists, by batch. "
-        f"{captions.count(outside)} extreme points lie outside the frames. n: {captions.several(facts)}.",
-        "Spectrum: eigenvalues of the covariance of TEST controls, which the whitening (fitted on training controls) "
-        "has not seen; units of variance, log scales. Null: the grey line is what n independent samples with exactly "
-        "unit covariance give (Marchenko-Pastur quantiles); a whitening that generalises follows it. "
-        "The figure shows samples and spectra themselves: no interval (no confidence level) applies.",
+        "Projections: seeded samples on the first two principal axes (share of variance in brackets) of the training "
+        "samples in that space, raw or whitened; coloured by control against the rest and, where a technical batch "
+        "label "
+        f"exists, by batch. {captions.count(outside)} extreme points lie outside the frames. n: "
+        f"{captions.several(facts)}.",
+        "Spectrum: eigenvalues (variance, log scales) of the covariance of TEST controls, which the whitening, fitted "
+        "on training controls, has not seen. A whitening that holds on them is flat near 1 (dotted), as flat as the "
+        "null; one that overfits its controls bends away from it.",
+        "Null (grey): the spectrum of as many independent samples with the same total variance, alike in all "
+        "directions.",
+        captions.interval(cards, datasets) + " They belong to the eigenvalues (band); points have none.",
+        *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(drawn)),
     ]
+    single = [data for data in every if data not in datasets]
+    if single:
+        drawing.sentences.append(f"No panel, since only one whitening was run: {', '.join(single)}.")
     rest = captions.left_out(
-        {data: [m for m in names if not is_null_model(cards[data], m)] for data, names in every.items()}, drawn
+        {data: [m for m in every[data] if not is_null_model(cards[data], m)] for data in datasets}, drawn
     )
     drawing.sentences += [rest] if rest else []
     return drawing
@@ -102,7 +115,8 @@ def _batches(points: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]], data:
     """Column to colour by in the extra row: 'batch', where it is a declared technical label with two values or more."""
     labels = cards[data].get("labels", {})
     rows = points[points["dataset"] == data]
-    technical = labels.get("batch", {}).get("role") == "technical"
+    name = cards[data].get("batch_is") or "batch"
+    technical = labels.get(name, {}).get("role") == "technical"
     return ["batch"] if technical and "batch" in rows and rows["batch"].nunique() > 1 else []
 
 
@@ -162,71 +176,31 @@ def _legend(axes: Axes, colours: dict[str, str]) -> None:
     axes.legend(handles=handles, loc="best", handletextpad=0.1, borderpad=0.1, labelspacing=0.2)
 
 
-def marchenko_pastur(d: int, n: int) -> np.ndarray:
-    """Sorted eigenvalues expected of the covariance of n independent samples with unit covariance.
-
-    Parameters
-    ----------
-    d
-        Dimensions.
-    n
-        Samples; with n < d, d − n eigenvalues are zero and are left out.
-
-    Returns
-    -------
-    (min(d, n),) float64, descending: quantiles of the Marchenko-Pastur law (Marchenko and Pastur 1967) at the ranks'
-    midpoints.
-    """
-    import numpy as np
-
-    ratio = d / n
-    low, high = (1 - np.sqrt(ratio)) ** 2, (1 + np.sqrt(ratio)) ** 2
-    # x = middle − half·cos(t) takes the square-root edges out of the density, which may diverge at 0.
-    angle = np.linspace(0, np.pi, 4097)
-    x = (low + high) / 2 - (high - low) / 2 * np.cos(angle)
-    weight = np.sin(angle) ** 2 / np.maximum(x, 1e-12)
-    cumulative = np.concatenate([[0.0], np.cumsum((weight[1:] + weight[:-1]) / 2)])
-    kept = min(d, n)
-    ranks = 1 - (np.arange(kept) + 0.5) / kept
-    return np.interp(ranks, cumulative / cumulative[-1], x)
-
-
-def _with_reference(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the Marchenko-Pastur eigenvalues to the observed ones (per whitening: it may keep fewer dimensions)."""
-    import pandas as pd
-
-    parts = []
-    for _, part in rows.groupby("whitening", sort=False):
-        part = part.sort_values("eigenvalue", ascending=False)
-        table = part[["dataset", "model", "whitening", "eigenvalue", "n"]].copy()
-        table["component"] = range(1, len(part) + 1)
-        expected = marchenko_pastur(len(part), int(part["n"].iloc[0]))
-        table["null"] = pd.Series(expected, index=table.index[: len(expected)])
-        parts.append(table)
-    return pd.concat(parts)
-
-
 def _spectrum(axes: Axes, table: pd.DataFrame) -> None:
-    """Eigenvalues by rank, raw dashed and whitened solid, over the reference for exactly unit covariance."""
+    """Eigenvalues by rank, raw dashed and whitened solid, with intervals, over the null of the last whitening."""
     shown = whitenings(table)
-    positive = table[table["eigenvalue"] > 0]
+    colours = dict(zip(shown, (style.REFERENCE_COLOUR, style.METHODS["icfl"].colour, style.METHODS["topk"].colour)))
+    largest = float(table["eigenvalue"].max())
+    # A rank-deficient spectrum ends in zeros, which a log scale cannot show.
+    table = table[table["eigenvalue"] > 1e-7 * largest]
     for whitening in shown:
-        part = positive[positive["whitening"] == whitening]
-        axes.plot(
-            part["component"],
-            part["eigenvalue"],
-            color=style.REFERENCE_COLOUR if whitening == style.RAW else style.METHODS["icfl"].colour,
-            linestyle=style.whitening_line(whitening),
-            label=style.whitening_label(whitening),
+        part = table[table["whitening"] == whitening].sort_values("component")
+        colour = colours.get(whitening, style.REFERENCE_COLOUR)
+        if set(BOUNDS) <= set(part):
+            axes.fill_between(part["component"], part["low"], part["high"], color=colour, alpha=0.25, lw=0, zorder=2)
+        line = style.whitening_line(whitening)
+        label = style.whitening_label(whitening)
+        axes.plot(part["component"], part["eigenvalue"], color=colour, linestyle=line, label=label, zorder=3)
+    if set(NULL) <= set(table):
+        null = table[table["whitening"] == shown[-1]].sort_values("component")
+        axes.fill_between(
+            null["component"], null["null_low"], null["null_high"], color=style.NULL_COLOUR, lw=0, zorder=1
         )
-    reference = table[table["whitening"] == shown[-1]]
-    axes.plot(
-        reference["component"], reference["null"], color=style.NULL_COLOUR, lw=2.6, zorder=1, label="unit covariance"
-    )
+        axes.plot(null["component"], null["null"], color=style.NULL_COLOUR, lw=2.6, zorder=1, label="null: isotropic")
+    axes.axhline(1.0, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
     axes.set_xscale("log", base=10)
     axes.set_yscale("log", base=10)
-    low = max(float(positive["eigenvalue"].min()), float(positive["eigenvalue"].max()) * 1e-6)
-    low, high = 0.6 * min(low, 0.5), 1.6 * max(float(positive["eigenvalue"].max()), 2.0)
+    low, high = 0.6 * min(float(table["eigenvalue"].min()), 0.5), 1.6 * max(largest, 2.0)
     axes.set_ylim(low, high)
     style.plain_log(axes.yaxis, 10, (low, high))
     style.plain_log(axes.xaxis, 10, (1, float(table["component"].max())))

@@ -10,7 +10,7 @@ from conceptome.figures.panels import is_null_model, stand_in
 
 
 def settings(card: Mapping[str, Any], section: str) -> Measures | Enrichment:
-    """Settings under which a data set's tables were made: `section` is 'measures' or 'enrichment'."""
+    """Return the settings under which a data set's tables were made: `section` is 'measures' or 'enrichment'."""
     kind = {"measures": Measures, "enrichment": Enrichment}[section]
     return kind.model_validate(card.get("study", {}).get(section, {}))
 
@@ -55,7 +55,8 @@ def seeds_sentence(n_seeds: int) -> str:
     if n_seeds <= 1:
         return "One seed: the spread over seeds is not shown."
     return (
-        f"Values are means over {n_seeds} seeds where a method has a seed; a bar or band reaches from the lowest lower to "
+        f"Values are means over {n_seeds} seeds where a method has a seed; a bar or band reaches from the lowest "
+        "lower to "
         "the highest upper bound over seeds."
     )
 
@@ -63,7 +64,7 @@ def seeds_sentence(n_seeds: int) -> str:
 def warnings(
     cards: Mapping[str, Mapping[str, Any]], datasets: Sequence[str], models: Iterable[tuple[str, str]]
 ) -> list[str]:
-    """Warnings of the cards: simulated data, stand-in checkpoints (†), and a card's own notes on its controls."""
+    """Warn as the cards do: simulated data, stand-in checkpoints (†)."""
     sentences = []
     simulated = [dataset for dataset in datasets if cards[dataset].get("simulated")]
     if simulated:
@@ -75,6 +76,18 @@ def warnings(
             told.setdefault(text, []).append(f"{dataset}/{model}")
     sentences += [f"† STAND-IN checkpoint ({', '.join(names)}): {text}." for text, names in told.items()]
     return sentences
+
+
+def notes(cards: Mapping[str, Mapping[str, Any]], datasets: Sequence[str]) -> list[str]:
+    """Give the cards' own notes: what a reader must know of each data set before trusting a label or a control."""
+    sentences = []
+    for dataset in datasets:
+        card = cards[dataset]
+        parts = [f"controls are {str(card['control_is']).rstrip('.')}"] if card.get("control_is") else []
+        parts += [str(note).rstrip(".") for note in card.get("notes", [])]
+        if parts:
+            sentences.append(f"{dataset}: {'. '.join(parts)}.")
+    return ["Notes. " + " ".join(sentences)] if sentences else []
 
 
 def left_out(all_models: Mapping[str, Sequence[str]], drawn: Iterable[tuple[str, str]]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from conceptome.figures import captions, style
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ATOMS = 12
 TERMS = 12
 Q = 0.05
+# Words of Hallmark names that stay in capitals.
+ACRONYMS = frozenset(("AKT", "DN", "DNA", "JAK", "KRAS", "MTOR", "MYC", "NFKB", "TGF", "TNFA", "UP", "UV", "WNT"))
 SIZE_LEVELS = (1.3, 3.0, 10.0)
 LARGEST = 12.0  # −log10 q at which a dot stops growing
 
@@ -38,7 +40,6 @@ LARGEST = 12.0  # −log10 q at which a dot stops growing
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
     """Draw F6: per data set a dot plot (top terms × top atoms) and the top term's best atom by dictionary."""
     import pandas as pd
-    from matplotlib.colors import TwoSlopeNorm
 
     columns = [*KEYS, "seed", "atom", "collection", "term", "effect", "low", "high", "q", "n_genes"]
     frame = usable(tables, "gene_sets", columns, "gene_sets")
@@ -49,12 +50,11 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     chosen = {data: _top(headline(frame[frame["dataset"] == data])) for data in datasets}
     heights = [max(7, cells["y"].nunique()) for cells in chosen.values()]
 
-    figure = style.new_figure(22 + sum(20 + 6.2 * height for height in heights))
+    figure = style.new_figure(22 + sum(20 + 6.6 * height for height in heights))
     axes = figure.subplots(len(datasets), 2, squeeze=False, width_ratios=[1.35, 1], height_ratios=heights)
     drawing = Drawing(figure, "Gene sets of atoms")
     letters = style.letters()
-    spread = max(0.1, max(float((cells["effect"] - 0.5).abs().max()) for cells in chosen.values()))
-    norm = TwoSlopeNorm(0.5, 0.5 - spread, 0.5 + spread)
+    colours = _colours(chosen.values())
     facts, drawn = [], []
     mesh = None
     for (dots, side), data in zip(axes, datasets):
@@ -62,7 +62,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         first = cells.iloc[0]
         drawn.append((data, first["model"]))
         letter = next(letters)
-        mesh = _dots(dots, cells, norm)
+        mesh = _dots(dots, cells, *colours)
         which = (
             f"{style.dictionary_label(first['dictionary'], first['method'])}, "
             f"{style.whitening_label(first['whitening'])}, seed {first['seed']}"
@@ -74,18 +74,20 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         table = _side(best, frame[frame["dataset"] == data], winner)
         letter = next(letters)
         rows = dictionaries(table)
-        dot_rows(side, table, "effect", rows, seeds=_per_seed(best, frame[frame["dataset"] == data], winner))
+        seeds = _per_seed(best, frame[frame["dataset"] == data], winner)
+        dot_rows(side, table, "effect", rows, seeds=seeds)
         side.axvline(0.5, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
-        side.set_xlabel("effect of the best atom (AUROC of genes in the set)")
+        side.set_xlabel("effect of the best atom (AUROC)")
         name = readable(winner["term"], winner["collection"])
         style.mark(side, letter, "top term over all atoms:\n" + textwrap.fill(name, 44))
-        drawing.add(letter, table.assign(collection=winner["collection"], term=winner["term"]))
+        named = {"collection": winner["collection"], "term": winner["term"]}
+        drawing.add(letter, table.assign(**named), seeds.assign(**named))
         facts.append(_verdict(data, name, table))
     bar = figure.colorbar(mesh, ax=axes[-1, 0], location="bottom", shrink=0.6, aspect=25, pad=0.02)
     bar.set_label("effect (AUROC of genes in the set; 0.5 = none)")
     bar.outline.set_linewidth(0.4)
     handles = [*_size_handles(), *style.whitening_handles(whitenings(frame), markers=True)]
-    handles.append(style.band_handle("null: permuted codes", alpha=1.0))
+    handles.append(style.null_handle("null: permuted"))
     style.legend_below(figure, handles)
 
     genes = captions.several(
@@ -94,17 +96,22 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         for data, cells in chosen.items()
     )
     drawing.sentences = [
-        "For every atom the genes are ranked by the association of their expression with the atom's code; the effect is "
+        "For every atom the genes are ranked by the association of their expression with the atom's code; the effect "
+        "is "
         "the AUROC (no unit) of that rank for the genes in a set against the other genes of the background. Dot size: "
-        f"−log10 q, growing up to {LARGEST:g}; colour: effect. Rings: q < {Q} (Benjamini-Hochberg over all atoms × terms). "
-        "The dictionary is chosen by a fixed order (whitened before raw, ICFL before TopK, lowest seed); atoms by their "
+        f"−log10 q, growing up to {LARGEST:g}; colour: effect. Rings: q < {Q} (Benjamini-Hochberg over all atoms × "
+        "terms). "
+        "The dictionary is chosen by a fixed order (whitened before raw, ICFL before TopK, lowest seed); atoms by "
+        "their "
         f"best q, each with a best term of its own. n: {genes}. {captions.several(facts)}.",
         "The term on the right is picked by the data: the smallest q, then the largest effect, over all terms and all "
         "atoms of the learned dictionaries; then every dictionary's best atom for that term is shown.",
         captions.interval(cards, datasets, "enrichment")
-        + " Small dots are seeds. "
+        + " Small ticks are seeds. "
         + captions.seeds_sentence(frame["seed"].nunique()),
-        "Null (grey): the best atom under permuted codes or labels. Random atoms, PCA, ICA and neurons are the baselines.",
+        "Null (grey): the best atom under permuted codes or labels. Random atoms, PCA, ICA and neurons are the "
+        "baselines.",
+        *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(drawn)),
     ]
     rest = captions.left_out(
@@ -129,7 +136,8 @@ def readable(term: str, collection: str) -> str:
     for prefix in ("HALLMARK_", "GOBP_", "REACTOME_"):
         text = text.removeprefix(prefix)
     if text.isupper() or "_" in text:
-        text = text.replace("_", " ").lower()
+        words = text.replace("_", " ").split()
+        text = " ".join(word if word in ACRONYMS or re.search(r"\d", word) else word.lower() for word in words)
     return f"{text[:1].upper()}{text[1:]} [{collection_label(collection)}]"
 
 
@@ -177,14 +185,37 @@ def _area(minus_log10_q: Any) -> Any:
     return 4.0 + 6.5 * np.clip(minus_log10_q, 0, LARGEST)
 
 
-def _dots(axes: Axes, cells: pd.DataFrame, norm: object) -> object:
+def _two_lines(term: str, collection: str, width: int = 36) -> str:
+    """Term on at most two lines; a longer one is cut before its collection."""
+    text = readable(term, collection)
+    tag = text[text.rindex(" [") :]
+    words = text.removesuffix(tag)
+    while len(textwrap.wrap(words + tag, width)) > 2:
+        words = words.removesuffix("…").rpartition(" ")[0] + "…"
+    return textwrap.fill(words + tag, width)
+
+
+def _colours(parts: Iterable[pd.DataFrame]) -> tuple[object, object]:
+    """Colour map and norm of effects: red from 0.5 up, and blue below only where an effect lies below."""
+    import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, Normalize
+
+    effects = np.concatenate([part["effect"].to_numpy() for part in parts])
+    spread = max(0.1, float(np.abs(effects - 0.5).max()))
+    if effects.min() < 0.5:
+        return colormaps[style.DIVERGING], Normalize(0.5 - spread, 0.5 + spread)
+    return ListedColormap(colormaps[style.DIVERGING](np.linspace(0.5, 1.0, 256))), Normalize(0.5, 0.5 + spread)
+
+
+def _dots(axes: Axes, cells: pd.DataFrame, colours: object, norm: object) -> object:
     """Terms × atoms; size −log10 q, colour effect, a ring where q is significant."""
     mesh = axes.scatter(
         cells["x"],
         cells["y"],
         s=_area(cells["minus_log10_q"]),
         c=cells["effect"],
-        cmap=style.DIVERGING,
+        cmap=colours,
         norm=norm,
         edgecolors=["black" if q < Q else "none" for q in cells["q"]],
         linewidths=0.4,
@@ -192,9 +223,8 @@ def _dots(axes: Axes, cells: pd.DataFrame, norm: object) -> object:
     )
     atoms = cells.drop_duplicates("x").sort_values("x")
     terms = cells.drop_duplicates("y").sort_values("y")
-    names = [textwrap.fill(readable(term, kind), 34) for term, kind in zip(terms["term"], terms["collection"])]
-    names = ["\n".join(name.split("\n")[:1]) + "…" if name.count("\n") > 1 else name for name in names]
-    axes.set_yticks(terms["y"], names, linespacing=0.9)
+    names = [_two_lines(term, kind) for term, kind in zip(terms["term"], terms["collection"])]
+    axes.set_yticks(terms["y"], names, linespacing=1.1)
     axes.set_xticks(atoms["x"], atoms["atom"].astype(str), rotation=90)
     axes.set_xlim(-0.6, atoms["x"].max() + 0.6)
     axes.set_ylim(terms["y"].max() + 0.6, -0.6)
@@ -223,7 +253,7 @@ def _side(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.Data
 
 
 def _per_seed(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.DataFrame:
-    return _best_rows(best, frame, winner)[["dictionary", "whitening", "effect"]]
+    return _best_rows(best, frame, winner)[[*KEYS, "seed", "atom", "effect"]]
 
 
 def _verdict(data: str, name: str, table: pd.DataFrame) -> str:

@@ -35,7 +35,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     every = {data: unique(frame.loc[frame["dataset"] == data, "model"]) for data in unique(frame["dataset"])}
     frame = main_models(frame, cards)
     datasets = unique(frame["dataset"])
-    chosen = {data: _top(headline(frame[frame["dataset"] == data])) for data in datasets}
+    chosen = {data: _top(headline(frame[frame["dataset"] == data]), cards[data]) for data in datasets}
     heights = [max(5, rows["row"].nunique()) for rows, _ in chosen.values()]
 
     figure = style.new_figure(16 + sum(16 + 3.9 * height for height in heights))
@@ -70,17 +70,22 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     bar = figure.colorbar(mesh, ax=axes[:, 0].tolist(), location="bottom", shrink=0.4, aspect=30, pad=0.01)
     bar.set_label("AUROC of the code for the class (0.5 = no association)")
     bar.outline.set_linewidth(0.4)
+    handles = [style.dot_handle(f"q < {Q} and above the null"), style.band_handle("null: permuted labels", alpha=1.0)]
+    style.legend_below(figure, handles)
     alpha = captions.settings(cards[datasets[0]], "enrichment").confidence
     drawing.sentences = [
-        "AUROC (no unit) with which an atom's code tells a class from all other test samples. The dictionary is chosen by "
+        "AUROC (no unit) with which an atom's code tells a class from all other test samples. The dictionary is "
+        "chosen by "
         "a fixed order (whitened before raw, ICFL before TopK, lowest seed), not by its result. Atoms: taken in turn "
-        f"over the classes by q, then effect, up to {ATOMS}. White dots: q < {Q} (Benjamini-Hochberg over all atoms × "
+        f"over the classes by q, then effect, up to {ATOMS}. Dots: q < {Q} (Benjamini-Hochberg over all atoms × "
         f"classes) and above the permuted-label null. {captions.several(facts)}.",
         captions.interval(cards, datasets, "enrichment")
-        + " They are drawn for the best atom of every class; that atom "
+        + " They are drawn for the best atom (its number beside) of every class; that atom "
         "was picked on the same samples, so its estimate leans high: compare it with the null, picked the same way.",
         f"Null (grey bars): {100 * alpha:g} % quantile of the highest AUROC over all atoms under permuted labels. "
         "Classes of a technical label (batch, plate) are set in italics: they warn, they are no finding.",
+        *(_single_sentence(cards, datasets)),
+        *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]
     rest = captions.left_out(
@@ -91,7 +96,19 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     return drawing
 
 
-def _top(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _single(card: Mapping[str, Any], label: str) -> list[str]:
+    """Classes of a label that rest on a single instance (one compound, say)."""
+    return [str(name) for name in card.get("labels", {}).get(label, {}).get("single_instance_classes", [])]
+
+
+def _single_sentence(cards: Mapping[str, Mapping[str, Any]], datasets: list[str]) -> list[str]:
+    """Explain the double dagger, where one is drawn."""
+    if any(_single(cards[data], label) for data in datasets for label in cards[data].get("labels", {})):
+        return ["‡ A class with a single instance (one compound): the class cannot be told from that instance."]
+    return []
+
+
+def _top(frame: pd.DataFrame, card: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Choose classes and atoms; return the heat map's cells and the best atom of each class."""
     import numpy as np
     import pandas as pd
@@ -100,6 +117,9 @@ def _top(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     frame["row"] = frame["term"].astype(str)
     clash = frame.groupby("row")["label"].transform("nunique") > 1
     frame.loc[clash, "row"] = frame["label"].astype(str) + " " + frame["row"]
+    for label in frame["label"].unique():
+        alone = (frame["label"] == label) & frame["term"].astype(str).isin(_single(card, label))
+        frame.loc[alone, "row"] += " ‡"
     frame["effect"] = (frame["auroc"] - 0.5).abs()
     terms = frame[["label", "role", "row", "n_term"]].drop_duplicates("row")
     if len(terms) > TERMS:
@@ -177,7 +197,7 @@ def _best(axes: Axes, best: pd.DataFrame) -> None:
     axes.set_yticks([])
     axes.set_xlim(0.48, 1.0 + 0.14)
     axes.set_xticks([0.5, 0.75, 1.0])
-    axes.set_xlabel("AUROC (atom's number beside)")
+    axes.set_xlabel("AUROC")
 
 
 def _short(names: pd.Series, most: int = 30) -> list[str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Methods whose atoms do not depend on a seed.
+SEEDLESS = ("pca", "identity")
 KEYS = ["dataset", "model", "whitening", "dictionary", "method"]
 
 
@@ -26,11 +28,13 @@ class Drawing:
     panels: list[pd.DataFrame] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
 
-    def add(self, letter: str, table: pd.DataFrame) -> None:
-        """Keep the rows that panel `letter` draws."""
-        table = table.copy()
-        table.insert(0, "panel", letter)
-        self.panels.append(table)
+    def add(self, letter: str, table: pd.DataFrame, seeds: pd.DataFrame | None = None) -> None:
+        """Keep the rows that panel `letter` draws; single seeds, where drawn, are marked in the column `what`."""
+        if seeds is not None:
+            self.panels.append(_lettered(letter, table.assign(what="mean over seeds")))
+            self.panels.append(_lettered(letter, seeds.assign(what="single seed")))
+        else:
+            self.panels.append(_lettered(letter, table))
 
     def table(self) -> pd.DataFrame:
         """All panels' rows, one below the other, with the column `panel` first."""
@@ -38,6 +42,13 @@ class Drawing:
 
         kept = [panel.dropna(axis=1, how="all") for panel in self.panels if len(panel)]
         return pd.concat(kept, ignore_index=True)
+
+
+def _lettered(letter: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Put the column `panel` first."""
+    table = table.copy()
+    table.insert(0, "panel", letter)
+    return table
 
 
 def need(frame: pd.DataFrame, table: str, columns: Sequence[str]) -> None:
@@ -117,8 +128,8 @@ def headline(frame: pd.DataFrame) -> pd.DataFrame:
 
     The choice follows a fixed order, never the outcome, so that it cannot flatter the figure.
     """
-    whitening = whitenings(frame)[-1] if len(whitenings(frame)) == 1 else whitenings(frame)[1]
-    frame = frame[frame["whitening"] == whitening]
+    shown = whitenings(frame)
+    frame = frame[frame["whitening"] == shown[min(1, len(shown) - 1)]]
     dictionary = dictionaries(frame)[0][0]
     frame = frame[frame["dictionary"] == dictionary]
     return frame[frame["seed"] == frame["seed"].min()]
@@ -190,7 +201,7 @@ def short_title(card: Mapping[str, Any], dataset: str, model: str | None = None)
 
 
 def stand_in(card: Mapping[str, Any], model: str) -> str | None:
-    """What a model's checkpoint really is, when it stands in for another."""
+    """Return what a model's checkpoint really is, when it stands in for another."""
     return card.get("models", {}).get(model, {}).get("stand_in") or None
 
 
@@ -211,7 +222,7 @@ def dot_rows(
     rows
         (dictionary, method) from top to bottom.
     seeds
-        Values of single seeds (dictionary, whitening, `value`), drawn as small dots.
+        Values of single seeds (dictionary, whitening, `value`), drawn as ticks.
     """
     import numpy as np
 
@@ -226,13 +237,20 @@ def dot_rows(
             row = here.iloc[0]
             y = position + offsets[whitening]
             if "null_low" in row and np.isfinite(row["null_low"]):
-                axes.plot([row["null_low"], row["null_high"]], [y, y], color=style.NULL_COLOUR, lw=3.2, zorder=1)
+                axes.plot(
+                    [row["null_low"], row["null_high"]],
+                    [y, y],
+                    color=style.NULL_COLOUR,
+                    lw=3.2,
+                    zorder=1,
+                    solid_capstyle="butt",
+                )
             if "null" in row and np.isfinite(row["null"]):
                 axes.plot([row["null"]], [y], color=style.REFERENCE_COLOUR, marker="|", ms=4, mew=0.8, zorder=2)
             axes.plot([row["low"], row["high"]], [y, y], color=look.colour, lw=0.9, zorder=3, solid_capstyle="butt")
             if seeds is not None:
                 own = seeds[(seeds["dictionary"] == dictionary) & (seeds["whitening"] == whitening)][value]
-                axes.plot(own, np.full(len(own), y), ".", color=look.colour, ms=2.0, alpha=0.6, mew=0, zorder=4)
+                axes.plot(own, np.full(len(own), y), "|", color=look.colour, ms=3.6, mew=0.5, zorder=4)
             axes.plot(
                 [row[value]],
                 [y],

@@ -61,14 +61,15 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         title = cards[data].get("labels", {}).get(label, {}).get("title") or label
         arrow = "technical ↓" if role == "technical" else "biology ↑"
         head = short_title(cards[data], data, model).replace("\n", " · ")
-        style.mark(panel, letter, f"{head}\n{title}, {captions.count(part['n_classes'].iloc[0])} classes, {arrow}")
-        drawing.add(letter, part)
+        style.mark(panel, letter, f"{head}\n{title} · {arrow}", wrap=40)
+        drawing.add(letter, part, raw[[*KEYS, "label", "role", "seed", "balanced_accuracy"]])
         best = part.loc[part["balanced_accuracy"].idxmax()]
         facts.append(
             f"{data}/{model}/{label} {captions.number(best['balanced_accuracy'])} "
             f"[{captions.number(best['low'])}, {captions.number(best['high'])}] "
-            f"({style.dictionary_label(best['dictionary'], best['method'])}, {style.whitening_label(best['whitening'])}; "
-            f"chance {captions.number(chance)})"
+            f"({style.dictionary_label(best['dictionary'], best['method'])}, "
+            f"{style.whitening_label(best['whitening'])}; "
+            f"{captions.count(part['n_classes'].iloc[0])} classes)"
         )
         groups = f" in {captions.count(part['n_groups_test'].iloc[0])} groups" if "n_groups_test" in part else ""
         sizes.append(f"{data}/{label} {captions.count(part['n_test'].iloc[0])}{groups}")
@@ -76,7 +77,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         panel.set_axis_off()
     handles = [
         *style.whitening_handles(whitenings(table), markers=True),
-        style.band_handle("null: permuted labels", alpha=1.0),
+        style.null_handle("null: permuted labels"),
         style.line_handle("chance"),
     ]
     style.legend_below(figure, handles)
@@ -89,13 +90,14 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"marked ↓. n test samples: {captions.several(dict.fromkeys(sizes))}.",
         f"Highest mean per panel: {captions.several(facts)}.",
         captions.interval(cards, datasets)
-        + " Small dots are seeds. "
+        + " Small ticks are seeds. "
         + captions.seeds_sentence(frame["seed"].nunique()),
         "Null (grey): the same probe trained on permuted labels, with its interval; dotted line: chance, 1 / number of "
         "classes.",
     ]
     if excluded:
         drawing.sentences.append(f"Classes left out, too few groups: {excluded}.")
+    drawing.sentences += captions.notes(cards, datasets)
     drawing.sentences += captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"])))
     return drawing
 

@@ -51,6 +51,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     drawing = Drawing(figure, "Reconstruction against sparsity, and dead atoms")
     letters = style.letters()
     for line, whitening in zip(axes, shown):
+        limits = _limits(curves[curves["whitening"] == whitening])
         for panel, data in zip(line, datasets):
             part = curves[(curves["dataset"] == data) & (curves["whitening"] == whitening)]
             if part.empty:
@@ -58,23 +59,24 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
                 continue
             letter = next(letters)
             seeds = frame[(frame["dataset"] == data) & (frame["whitening"] == whitening)]
-            _curves(panel, part, seeds, rows)
+            _curves(panel, part, seeds, rows, limits, panel is line[0])
             model = part["model"].iloc[0]
             heading = short_title(cards[data], data, model) + "\n" if whitening == shown[0] else ""
             style.mark(panel, letter, heading + style.whitening_label(whitening))
-            drawing.add(letter, part)
+            drawing.add(letter, part, seeds[[*KEYS, "seed", "k", "l0", "fvu"]])
         line[0].set_ylabel("FVU (test)")
+    most = max(10.0, float(dead["high"].max()))
     for index, (panel, data) in enumerate(zip(axes[-1], datasets)):
         part = dead[dead["dataset"] == data]
         letter = next(letters)
         seeds = _dead_by_seed(frame[frame["dataset"] == data])
         dot_rows(panel, part, "dead_percent", rows, seeds=seeds)
-        panel.set_xlim(-4, max(40.0, 1.08 * float(part["high"].max())))
+        panel.set_xlim(-0.05 * most, 1.06 * most)
         panel.set_xlabel("dead atoms (%)")
         if index:
             panel.set_yticklabels([])
         style.mark(panel, letter)
-        drawing.add(letter, part)
+        drawing.add(letter, part, seeds)
     handles = [
         *style.method_handles(rows),
         *style.whitening_handles(shown, markers=True),
@@ -91,7 +93,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "atoms (L0, log scale) at several inference budgets, in the space in which the dictionary was trained (raw or "
         f"whitened). n test samples: {sizes}. Values below {FLOOR} lie under the frame.",
         f"Lowest FVU of a learned dictionary: {best}.",
-        "Last row: atoms that never fire on training samples, per cent of all atoms, at the trained budget.",
+        "Last row: atoms that never fire on training samples, per cent of all atoms, at the trained budget; bars and "
+        "ticks are seeds.",
         captions.interval(cards, datasets) + " " + captions.seeds_sentence(frame["seed"].nunique()),
         "Null (dotted): FVU when each sample is given another sample's codes; 1 is what the mean alone reaches.",
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
@@ -104,7 +107,21 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     return drawing
 
 
-def _curves(axes: Axes, table: pd.DataFrame, seeds: pd.DataFrame, rows: Sequence[tuple[str, str]]) -> None:
+def _limits(curves: pd.DataFrame) -> tuple[float, float]:
+    """One FVU range for a whole row of panels, so that data sets can be compared."""
+    bottom = max(FLOOR, 0.8 * float(curves["low"].clip(lower=FLOOR).min()))
+    tops = [curves["high"].max(), 1.0] + ([curves["null"].max()] if "null" in curves else [])
+    return bottom, 1.2 * float(max(tops))
+
+
+def _curves(
+    axes: Axes,
+    table: pd.DataFrame,
+    seeds: pd.DataFrame,
+    rows: Sequence[tuple[str, str]],
+    limits: tuple[float, float],
+    labelled: bool,
+) -> None:
     """FVU against L0: mean over seeds with its band, thin lines for seeds, dotted null."""
     for dictionary, name in rows:
         part = table[table["dictionary"] == dictionary].sort_values("l0")
@@ -122,12 +139,11 @@ def _curves(axes: Axes, table: pd.DataFrame, seeds: pd.DataFrame, rows: Sequence
             axes.plot(part["l0"], part["null"], color=look.colour, linestyle=":", lw=0.8, zorder=1)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=10)
-    bottom = max(FLOOR, 0.75 * float(table["low"].clip(lower=FLOOR).min()))
-    tops = [table["high"].max()] + ([table["null"].max()] if "null" in table else [])
-    limits = (bottom, 1.25 * max(1.0, float(max(tops))))
     axes.set_ylim(limits)
     axes.axhline(1.0, color=style.NULL_COLOUR, lw=0.6, zorder=0)
     _decades(axes, limits)
+    if not labelled:
+        axes.set_yticklabels([])
     low, high = float(table["l0"].min()), float(table["l0"].max())
     axes.set_xlim(low / 1.2, high * 1.2)
     style.plain_log(axes.xaxis, 2, (low / 1.2, high * 1.2))

@@ -49,6 +49,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     letters = style.letters()
     variables = _variables(frame)
     facts = []
+    figure.suptitle("SIMULATED data", fontsize=style.FONT)
+    bars = {data: captions.settings(cards[data], "measures").recovered_above for data in datasets}
+    recovered = ", ".join(f"{value:g}" for value in sorted(set(bars.values())))
     for panel, (data, model) in zip(axes[0], columns):
         here = variables[(variables["dataset"] == data) & (variables["model"] == model)]
         part = here[here["method"].isin(SCATTERED)]
@@ -63,11 +66,11 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         here = variables[(variables["dataset"] == data) & (variables["model"] == model)]
         table = _counts(here)
         letter = next(letters)
-        _count_curves(panel, table)
+        _count_curves(panel, table, bars[data])
         style.mark(panel, letter)
         panel.set_xlabel("threshold on |r|")
         drawing.add(letter, table)
-        facts.append(f"{data}/{model} " + _facts(here))
+        facts.append(f"{data}/{model} " + _facts(here, bars[data]))
     axes[1, 0].set_ylabel("share of variables\nat or above threshold")
     handles = [
         *style.method_handles(rows),
@@ -82,16 +85,23 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         for data, part in frame.groupby("dataset", sort=False)
     )
     drawing.sentences = [
-        "SIMULATED data with planted truth. Above: for every hidden variable the largest |correlation| of an atom's code "
-        "with it (test samples; mean over seeds) against completeness, the R² (test) with which a linear regression from "
+        "SIMULATED data with planted truth. Above: for every hidden variable absolute correlation with the code of "
+        "its best "
+        "atom, "
+        "chosen on training and validation samples (test; mean over seeds), against completeness, the R² (test) with "
+        "which a linear regression from "
         "the activations reads the variable. The dashed line √R² is the correlation of that readout: what the model "
-        "holds bounds what a linear atom can show. Below: share of variables whose best |r| reaches a threshold. "
+        "holds bounds what a linear atom can show. Below: share of variables whose best absolute r reaches a "
+        "threshold. "
         f"Correlations and R² have no unit. n: {sizes}.",
-        f"Variables with |r| > 0.95, completeness (median R²) beside: {captions.several(facts)}.",
+        f"Variables recovered (absolute r > {recovered} on average over seeds), completeness (median R²) beside: "
+        f"{captions.several(facts)}.",
         captions.interval(cards, datasets)
         + f" Bars (panels with at most {FEW} variables) and bands (below) use the bounds of each variable. "
         + captions.seeds_sentence(frame["seed"].nunique()),
-        "Null (grey): the best |r| after permuting the variable over samples, the maximum over atoms as for the estimate.",
+        "Null (grey): the same with the hidden variables permuted over samples; above its band over all variables, "
+        "below "
+        "its upper bound.",
         "Drawn as points: "
         + ", ".join(style.method(name).label for name in SCATTERED if name in set(frame["method"]))
         + "; all dictionaries below.",
@@ -111,7 +121,9 @@ def _variables(frame: pd.DataFrame) -> pd.DataFrame:
         "completeness_r2": ("completeness_r2", "mean"),
         "n_seeds": ("best_correlation", "size"),
     }
-    for column, how in (("low", "min"), ("high", "max"), ("null", "max")):
+    bounds = (("low", "min"), ("high", "max"), ("null_low", "min"), ("null_high", "max"))
+    bounds += (("completeness_low", "mean"), ("completeness_high", "mean"))
+    for column, how in bounds:
         if column in frame:
             spec[column] = (column, how)
     table = frame.groupby([*KEYS, "layer", "variable"], sort=False).agg(**spec).reset_index()
@@ -127,10 +139,9 @@ def _scatter(axes: Axes, table: pd.DataFrame) -> None:
 
     few = table["variable"].nunique() <= FEW
     x = table["completeness_r2"].clip(lower=0)
-    if "null" in table and table["null"].notna().any():
-        axes.axhspan(
-            float(table["null"].min()), float(table["null"].max()), color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0
-        )
+    if {"null_low", "null_high"} <= set(table):
+        low, high = float(table["null_low"].min()), float(table["null_high"].max())
+        axes.axhspan(low, high, color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
     line = np.linspace(0, 1, 101)
     axes.plot(line, np.sqrt(line), color="black", linestyle="--", lw=0.8, zorder=1)
     for dictionary, name in reversed(dictionaries(table)):
@@ -138,6 +149,17 @@ def _scatter(axes: Axes, table: pd.DataFrame) -> None:
         look = style.method(name)
         if few:
             axes.vlines(x[part.index], part["low"], part["high"], color=look.colour, lw=0.6, alpha=0.7, zorder=2)
+            if {"completeness_low", "completeness_high"} <= set(part):
+                ends = part[["completeness_low", "completeness_high"]].clip(lower=0)
+                axes.hlines(
+                    part["best_correlation"],
+                    ends["completeness_low"],
+                    ends["completeness_high"],
+                    color=look.colour,
+                    lw=0.4,
+                    alpha=0.5,
+                    zorder=2,
+                )
         axes.plot(
             x[part.index],
             part["best_correlation"],
@@ -176,13 +198,13 @@ def _counts(table: pd.DataFrame) -> pd.DataFrame:
     base = {name: table[name].iloc[0] for name in ("dataset", "model", "whitening")}
     readout = share(np.sqrt(one["completeness_r2"].clip(lower=0)))
     parts.append(pd.DataFrame({**base, "what": "readout", "threshold": thresholds, "share": readout}))
-    if "null" in table and table["null"].notna().any():
-        null = share(table.groupby("variable")["null"].max())
+    if "null_high" in table:
+        null = share(table.groupby("variable")["null_high"].max())
         parts.append(pd.DataFrame({**base, "what": "null", "threshold": thresholds, "share": null}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _count_curves(axes: Axes, table: pd.DataFrame) -> None:
+def _count_curves(axes: Axes, table: pd.DataFrame, recovered: float) -> None:
     """Exceedance of |r| per dictionary, with the bounds' band for learned dictionaries, readout and null."""
     null = table[table["what"] == "null"]
     axes.fill_between(null["threshold"], 0, null["share"], color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
@@ -197,18 +219,18 @@ def _count_curves(axes: Axes, table: pd.DataFrame) -> None:
                 part["threshold"], part["low"], part["high"], color=look.colour, alpha=0.15, lw=0, zorder=1
             )
         axes.plot(part["threshold"], part["share"], color=look.colour, lw=1.0, zorder=3, drawstyle="steps-post")
-    axes.axvline(0.95, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
+    axes.axvline(recovered, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(-0.02, 1.03)
     axes.set_xticks([0, 0.5, 1])
 
 
-def _facts(table: pd.DataFrame) -> str:
+def _facts(table: pd.DataFrame, recovered: float) -> str:
     """Variables recovered per dictionary."""
     total = table["variable"].nunique()
     parts = []
     for dictionary, name in dictionaries(table):
         rows = table[table["dictionary"] == dictionary]
-        parts.append(f"{style.dictionary_label(dictionary, name)} {int((rows['best_correlation'] > 0.95).sum())}")
+        parts.append(f"{style.dictionary_label(dictionary, name)} {int((rows['best_correlation'] > recovered).sum())}")
     complete = table.drop_duplicates("variable")["completeness_r2"].median()
     return f"{', '.join(parts)} of {total} (R² {captions.number(complete)})"

@@ -9,7 +9,6 @@ from conceptome.figures import captions, style
 from conceptome.figures.panels import (
     KEYS,
     Drawing,
-    dataset_title,
     dictionaries,
     headline,
     is_null_model,
@@ -24,6 +23,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMED = 16
+# UniProt's flat-file keywords in words.
+TYPES = {
+    "ACT_SITE": "Active site",
+    "BINDING": "Binding site",
+    "CARBOHYD": "Glycosylation",
+    "CA_BIND": "Calcium binding",
+    "COILED": "Coiled coil",
+    "COMPBIAS": "Compositional bias",
+    "CROSSLNK": "Cross-link",
+    "DISULFID": "Disulfide bond",
+    "DNA_BIND": "DNA binding",
+    "INIT_MET": "Initiator methionine",
+    "INTRAMEM": "Intramembrane",
+    "LIPID": "Lipidation",
+    "METAL": "Metal binding",
+    "MOD_RES": "Modified residue",
+    "MUTAGEN": "Mutagenesis",
+    "NP_BIND": "Nucleotide binding",
+    "PROPEP": "Propeptide",
+    "SIGNAL": "Signal peptide",
+    "TOPO_DOM": "Topological domain",
+    "TRANSIT": "Transit peptide",
+    "TRANSMEM": "Transmembrane",
+    "ZN_FING": "Zinc finger",
+}
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
@@ -77,14 +101,14 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         which = f"{style.dictionary_label(first['dictionary'], first['method'])}, " + style.whitening_label(
             first["whitening"]
         )
-        style.mark(panel, letter, f"best concepts ({which}, seed {first['seed']})")
+        style.mark(panel, letter, f"best concepts\n{which}, seed {first['seed']}")
         drawing.add(letter, named)
         facts.append(f"{data} concepts " + _summary(counts))
         sizes.append(_sizes(data, here[here["model"] == main], card))
     handles = [
         _patch("trained model", style.REFERENCE_COLOUR, None),
         *([_patch("shuffled model", "white", "//////")] if has_null else []),
-        style.band_handle("lower bound above the bar too", "black", 0.35),
+        style.band_handle(f"lower bound also > {bar:g}", "black", 0.35),
         style.method_handles([("identity", "identity")], line=False)[0],
         style.band_handle("null: permuted annotation", alpha=1.0),
     ]
@@ -92,28 +116,25 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     style.legend_below(figure, handles)
     seeds = frame["seed"].nunique()
     drawing.sentences = [
-        "Concepts (annotation types and notes) that at least one atom finds, and atoms that find one. F1 (no unit) is the "
+        "Concepts (annotation types and notes) that at least one atom finds, and atoms that find one. F1 (no unit) is "
+        "the "
         "harmonic mean of precision over residues and recall over annotated domains; its threshold was frozen on "
         f"validation proteins and F1 is reported on TEST proteins. n: {captions.several(sizes)}. "
         f"{captions.several(facts)}.",
         captions.interval(cards, datasets, "enrichment")
-        + f" Bars are means and small dots single values over {seeds} seed(s); the dark part of a bar counts only those "
-        "whose lower bound lies above the bar as well.",
+        + f" Bars are means and small dots single values over {seeds} seed(s); the dark part of a bar counts only "
+        "those "
+        "whose lower bound lies above the threshold as well.",
         "Nulls: neurons (one atom per dimension, both signs), the same dictionaries on a model with shuffled weights "
-        "(hatched), random atoms, and F1 with permuted annotation (grey). Atoms are picked by validation F1, so test F1 "
+        "(hatched), random atoms, and F1 with permuted annotation (grey). Atoms are picked by validation F1, so test "
+        "F1 "
         "does not profit from the choice."
         if "f1_validation" in frame
         else "Nulls: neurons, the model with shuffled weights (hatched), random atoms, permuted annotation (grey).",
         *captions.warnings(cards, datasets, dict.fromkeys(drawn)),
-        *(f"{data}: {note}." for data in datasets for note in _control_notes(cards[data])),
+        *captions.notes(cards, datasets),
     ]
     return drawing
-
-
-def _control_notes(card: Mapping[str, Any]) -> list[str]:
-    """Say what stands in for controls."""
-    text = card.get("control_is")
-    return [f"controls are {str(text).rstrip('.')}"] if text else []
 
 
 def _counts(frame: pd.DataFrame, bar: float, nulls: Sequence[str]) -> pd.DataFrame:
@@ -215,10 +236,9 @@ def _best(axes: Axes, named: pd.DataFrame, bar: float) -> None:
 def _readable(concept: str, most: int = 34) -> str:
     """Concept as 'type: note', cut to the room there is."""
     kind, _, note = str(concept).partition("|")
-    kind = kind.capitalize() if len(kind) > 4 else kind
-    kind = kind.replace("_", " ")
+    kind = TYPES.get(kind, kind.replace("_", " ").capitalize() if kind.isupper() else kind)
     text = f"{kind}: {note}" if note else kind
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= most else text[: most - 1].rstrip(" .,(") + "…"
 
 
 def _summary(counts: pd.DataFrame) -> str:

@@ -69,7 +69,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
                 if row == 0
                 else "",
             )
-            drawing.add(letter, pd.concat([table, band], ignore_index=True))
+            drawing.add(letter, pd.concat([table, band], ignore_index=True) if len(band) else table)
             if statistic == "avg":
                 facts.append(f"{data}/{label} " + _above(here, band))
     rows = dictionaries(frame)
@@ -83,16 +83,20 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
 
     sizes = captions.several(f"{d} {captions.span(p['n'].tolist())}" for d, p in frame.groupby("dataset", sort=False))
     drawing.sentences = [
-        "Selectivity of each atom for the class it is most selective for, atoms ordered by it (rank on a log scale). "
-        "Average: share of the class's samples on which the atom fires minus the share of all other samples; max: minus "
-        f"the share in the next class. Shares, no unit. n samples: {sizes}.",
-        f"Atoms whose interval for average selectivity lies wholly above the highest permuted curve: {captions.several(facts)}.",
+        "Selectivity of each atom for its class, which is chosen on training and validation samples and judged on test "
+        "samples; atoms ordered by it (rank on a log scale). "
+        "Average: share of the class's samples on which the atom fires minus the share of all other samples; max: "
+        "minus "
+        f"the share in the next class. Shares, no unit. n test samples: {sizes}.",
+        f"Atoms whose interval for average selectivity lies wholly above the highest permuted curve: "
+        f"{captions.several(facts)}.",
         captions.interval(cards, datasets)
         + " Bars at ranks "
         + ", ".join(map(str, MARKED))
         + " are the intervals of the atoms at that rank (from the lowest lower to the highest upper bound over seeds); "
         f"a curve is the mean and its band the range of {frame['seed'].nunique()} seed(s).",
         _null_sentence(null, cards, datasets),
+        *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]
     rest = captions.left_out(
@@ -142,6 +146,8 @@ def _band(null: pd.DataFrame, here: pd.DataFrame, label: str, statistic: str) ->
         & (null["statistic"] == statistic)
         & null["dictionary"].isin(here["dictionary"])
     ]
+    # The null counts ranks from 0, the plot from 1.
+    rows = rows.assign(rank=rows["rank"] - rows["rank"].min() + 1)
     band = rows.groupby("rank").agg(low=("low", "min"), median=("median", "mean"), high=("high", "max")).reset_index()
     return band.assign(
         dataset=here["dataset"].iloc[0],
@@ -162,7 +168,7 @@ def _curve(axes: Axes, table: pd.DataFrame, band: pd.DataFrame) -> None:
         axes.fill_between(part["rank"], part["seed_low"], part["seed_high"], color=colour, alpha=0.2, lw=0, zorder=2)
         axes.plot(part["rank"], part["value"], color=colour, linestyle=style.whitening_line(whitening), zorder=3)
         bars = part.dropna(subset=["low", "high"])
-        x = bars["rank"] * 1.09 ** (index - (len(groups) - 1) / 2)
+        x = bars["rank"] * 1.045 ** (index - (len(groups) - 1) / 2)
         axes.vlines(x, bars["low"], bars["high"], color=colour, lw=0.7, zorder=4)
     axes.axhline(0, color=style.REFERENCE_COLOUR, lw=0.5, zorder=0)
     axes.set_xscale("log", base=10)
@@ -200,5 +206,6 @@ def _null_sentence(null: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]], d
     )
     return (
         "Null (grey): the same ordered curve under permuted labels, envelope over the dictionaries drawn; "
-        f"permutations (central share): {draws}. It is ordered just as the curves are, so ordering alone cannot exceed it."
+        f"permutations (central share): {draws}. It is ordered just as the curves are, so ordering alone cannot "
+        "exceed it."
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from conceptome.figures import captions, style
 from conceptome.figures.panels import (
     KEYS,
+    SEEDLESS,
     Drawing,
     dictionaries,
     is_null_model,
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-SHARED = 0.7
-
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
     """Draw F8: one column per data set; rows distribution of matched cosines, mean cosine against coherence."""
@@ -33,7 +32,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     columns = [*KEYS, "seed_a", "seed_b", "mean_cosine", "low", "high", "shared", "null", "coherence", "m"]
     frame = usable(tables, "stability", columns, "stability")
     every = {data: unique(frame.loc[frame["dataset"] == data, "model"]) for data in unique(frame["dataset"])}
-    frame = main_models(frame, cards)
+    frame = main_models(frame[~frame["method"].isin(SEEDLESS)], cards)
     atoms = tables.get("stability_atoms", pd.DataFrame())
     if len(atoms):
         need(atoms, "stability_atoms", [*KEYS, "atom", "cosine"])
@@ -49,9 +48,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         for panel, data in zip(axes[0], datasets):
             here = frame[frame["dataset"] == data]
             table = _exceedance(atoms[atoms["dataset"] == data])
-            null = _null(here)
+            null = _null(atoms[atoms["dataset"] == data], here)
             letter = next(letters)
-            _curves(panel, table, null)
+            _curves(panel, table, null, captions.settings(cards[data], "measures").shared_cosine)
             style.mark(panel, letter, short_title(cards[data], data, here["model"].iloc[0]))
             drawing.add(letter, pd.concat([table, null], ignore_index=True))
             panel.set_xlabel("cosine of matched atoms")
@@ -80,15 +79,19 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"{data} {captions.span(part['m'].tolist())} atoms, {pairs[data]} seed pair(s)"
         for data, part in frame.groupby("dataset", sort=False)
     )
+    thresholds = {captions.settings(cards[data], "measures").shared_cosine for data in datasets}
+    shared = ", ".join(f"{value:g}" for value in sorted(thresholds))
     drawing.sentences = [
         "Atoms of two seeds are matched one to one (Hungarian method) by cosine. Above: share of matched pairs with at "
-        f"least that cosine, all seed pairs together; the vertical line at {SHARED} is where an atom counts as shared. Below: "
-        "mean matched cosine against coherence (largest |cosine| between two atoms of one dictionary): near-duplicate "
+        f"least that cosine, all seed pairs together; from the dotted line on ({shared}) an atom counts as shared. "
+        "Below: "
+        "mean matched cosine against coherence (largest absolute cosine between two atoms of one dictionary): "
+        "near-duplicate "
         f"atoms can buy stability, so a good dictionary lies high and left. Cosines have no unit. n: {sizes}.",
         f"Mean cosine and shared atoms: {captions.several(_facts(summary, data) for data in datasets)}.",
         _interval(cards, datasets),
-        "Null (grey): random unit atoms of the same number and dimension, matched in the same way. Methods without a seed "
-        "match themselves exactly and are not drawn.",
+        "Null (grey): random unit atoms of the same number and dimension, matched in the same way (above: its largest "
+        "curve over the dictionaries drawn; below: its mean). PCA and neurons have no seed and are not drawn.",
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]
     rest = captions.left_out(
@@ -106,9 +109,18 @@ def _interval(cards: Mapping[str, Mapping[str, Any]], datasets: list[str]) -> st
         chosen = captions.settings(cards[data], "measures")
         parts.append(f"{data} {100 * chosen.confidence:g} %")
     return (
-        f"Intervals: {captions.several(parts)}, atom-level (bootstrap over matched atoms), from the lowest lower to the "
+        f"Intervals: {captions.several(parts)}, atom-level (bootstrap over matched atoms), from the lowest lower to "
+        "the "
         "highest upper bound over seed pairs."
     )
+
+
+def _share_above(cosine: pd.Series, steps: object) -> object:
+    """Share of cosines that reach each step."""
+    import numpy as np
+
+    ordered = np.sort(cosine.to_numpy())
+    return 1 - np.searchsorted(ordered, steps, side="left") / len(ordered)
 
 
 def _exceedance(atoms: pd.DataFrame) -> pd.DataFrame:
@@ -118,42 +130,40 @@ def _exceedance(atoms: pd.DataFrame) -> pd.DataFrame:
 
     parts = []
     for keys, part in atoms.groupby(KEYS, sort=False):
-        cosine = np.sort(part["cosine"].to_numpy())
-        steps = np.unique(np.round(np.quantile(cosine, np.linspace(0, 1, 101)), 6))
-        share = 1 - np.searchsorted(cosine, steps, side="left") / len(cosine)
-        parts.append(pd.DataFrame({**dict(zip(KEYS, keys)), "cosine": steps, "share": share, "what": "matched atoms"}))
+        steps = np.unique(np.round(np.quantile(part["cosine"], np.linspace(0, 1, 101)), 6))
+        curve = {"cosine": steps, "share": _share_above(part["cosine"].round(6), steps), "what": "matched atoms"}
+        parts.append(pd.DataFrame({**dict(zip(KEYS, keys)), **curve}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _null(frame: pd.DataFrame) -> pd.DataFrame:
-    """Null of the mean cosine: lowest and highest over what is drawn."""
+def _null(atoms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Curve of the null: at each cosine the largest share over the dictionaries drawn.
+
+    Tables without the null of single atoms give its mean as a step.
+    """
+    import numpy as np
     import pandas as pd
 
-    low = frame["null_low"].min() if "null_low" in frame else frame["null"].min()
-    high = frame["null_high"].max() if "null_high" in frame else frame["null"].max()
-    return pd.DataFrame(
-        {
-            "dataset": frame["dataset"].iloc[:1],
-            "model": frame["model"].iloc[:1],
-            "low": low,
-            "high": high,
-            "what": "null",
-        }
-    )
+    steps = np.round(np.linspace(0, 1, 101), 2)
+    if "null_cosine" in atoms:
+        curves = [_share_above(part["null_cosine"], steps) for _, part in atoms.groupby(KEYS, sort=False)]
+        share = np.max(curves, axis=0)
+    else:
+        share = (steps <= frame["null"].max()).astype(float)
+    place = {name: frame[name].iloc[0] for name in ("dataset", "model")}
+    return pd.DataFrame({**place, "cosine": steps, "share": share, "what": "null"})
 
 
-def _curves(axes: Axes, table: pd.DataFrame, null: pd.DataFrame) -> None:
-    """Exceedance curves over the null's band."""
-    low, high = float(null["low"].iloc[0]), float(null["high"].iloc[0])
-    axes.axvspan(low, max(high, low + 0.004), color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
-    axes.axvline(SHARED, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=1)
+def _curves(axes: Axes, table: pd.DataFrame, null: pd.DataFrame, shared: float) -> None:
+    """Exceedance curves over the null's."""
+    axes.fill_between(null["cosine"], 0, null["share"], color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
+    axes.axvline(shared, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=1)
     for (whitening, _, name), part in table.groupby(["whitening", "dictionary", "method"], sort=False):
         axes.plot(
             part["cosine"],
             part["share"],
             color=style.method(name).colour,
             linestyle=style.whitening_line(whitening),
-            drawstyle="steps-pre",
             zorder=2,
         )
     axes.set_xlim(min(0.0, float(table["cosine"].min())), 1.02)

@@ -23,7 +23,7 @@ NULL_COLOUR = "#BDBDBD"
 REFERENCE_COLOUR = "#595959"
 CONTROL_COLOUR = "#3B3B3B"
 REST_COLOUR = "#56B4E9"
-SERIES = ("#332288", "#DDCC77", "#44AA99", "#CC6677", "#88CCEE", "#AA4499", "#117733", "#999933")
+SERIES = ("#332288", "#EE8866", "#44AA99", "#CC3377", "#88CCEE", "#AA4499", "#117733", "#BBCC33")
 DIVERGING = "RdBu_r"
 
 
@@ -41,8 +41,8 @@ METHODS: dict[str, Method] = {
     "topk": Method("TopK", "#D55E00", "s"),
     "pca": Method("PCA", "#009E73", "^"),
     "ica": Method("ICA", "#CC79A7", "D"),
-    "random": Method("random", "#808080", "X"),
-    "identity": Method("neurons", "#1A1A1A", "P"),
+    "random": Method("random", "#808080", ">"),
+    "identity": Method("neurons", "#1A1A1A", "v"),
 }
 LEARNED = ("icfl", "topk")
 RAW = "none"
@@ -55,7 +55,7 @@ WHITENINGS: dict[str, tuple[str, str]] = {
 
 def method(name: str) -> Method:
     """Look of a dictionary method; a method without a fixed colour is drawn in brown and keeps its name."""
-    return METHODS.get(name, Method(name, "#8C510A", "v"))
+    return METHODS.get(name, Method(name, "#8C510A", "<"))
 
 
 def method_rank(name: str) -> int:
@@ -65,7 +65,7 @@ def method_rank(name: str) -> int:
 
 
 def whitening_label(name: str) -> str:
-    """What readers call a whitening."""
+    """Return what readers call a whitening."""
     return WHITENINGS.get(name, (f"whitened ({name})", ""))[0]
 
 
@@ -144,7 +144,7 @@ def save(figure: Figure, folder: Path, name: str, dpi: int) -> None:
 
 
 def letters() -> Iterator[str]:
-    """Panel letters: a to z, then aa, ab, …"""
+    """Yield panel letters: a to z, then aa, ab and so on."""
     yield from string.ascii_lowercase
     for first in string.ascii_lowercase:
         for second in string.ascii_lowercase:
@@ -230,11 +230,35 @@ def line_handle(label: str, colour: str = REFERENCE_COLOUR, linestyle: str = ":"
     return Line2D([], [], color=colour, linestyle=linestyle, linewidth=0.9, label=label)
 
 
+def dot_handle(label: str) -> Artist:
+    """Legend entry of a small black dot."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color="black", marker="o", markersize=1.8, linestyle="none", label=label)
+
+
+def null_handle(label: str) -> Artist:
+    """Legend entry of a null that is drawn as a grey bar with a tick (see `panels.dot_rows`)."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [],
+        [],
+        color=NULL_COLOUR,
+        linewidth=3.2,
+        marker="|",
+        markersize=4,
+        markeredgewidth=0.8,
+        markeredgecolor=REFERENCE_COLOUR,
+        label=label,
+    )
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 8) -> None:
     """One legend for the whole figure, under the panels."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)))
 
 
 def dictionary_label(dictionary: str, name: str) -> str:
-    """What readers call a dictionary: its method's label, or its own key where the key says more."""
+    """Return what readers call a dictionary: its method's label, or its own key where the key says more."""
     return method(name).label if dictionary == name else dictionary

@@ -117,6 +117,9 @@ class SnakemakeOutput:
         key, _, value = text.partition(": ")
         if key == "jobid":
             job.identity = value
+            if not self._failing:
+                # Known at once: the line that would show the announcement to be complete may be minutes away.
+                self.running[value] = job
         elif key == "wildcards":
             job.wildcards = dict(pair.split("=", 1) for pair in value.split(", ") if "=" in pair)
         elif key == "log":
@@ -124,13 +127,9 @@ class SnakemakeOutput:
 
     def _close_block(self) -> None:
         job, self._block = self._block, None
-        if job is None:
-            return
-        if self._failing:
+        if job is not None and self._failing:
             known = self.running.pop(job.identity, job)
             self.failed.append((known.title, job.log or known.log))
-        else:
-            self.running[job.identity] = job
 
     def close(self) -> None:
         """Say that the output has ended."""

@@ -129,7 +129,8 @@ def snakemake_command(root: Path, choice: Choice, request: Request) -> list[str]
     command += ["--directory", str(Path(request.directory).resolve())]
     if (root / PROFILE).is_dir() and not any(item.startswith("--profile") for item in request.extra):
         command += ["--profile", str(root / PROFILE)]
-    command += ["--configfile", str(root / choice.path), "--cores", request.cores]
+    # --configfile and --config take every word up to the next option: --cores stands between them and `extra`.
+    command += ["--configfile", str(root / choice.path)]
     settings = []
     if request.studies:
         settings.append(f"studies=[{', '.join(request.studies)}]")
@@ -137,6 +138,7 @@ def snakemake_command(root: Path, choice: Choice, request: Request) -> list[str]
         settings.append(f"name={request.name}")
     if settings:
         command += ["--config", *settings]
+    command += ["--cores", request.cores]
     if request.dry_run:
         command.append("--dry-run")
     return [*command, *request.extra]

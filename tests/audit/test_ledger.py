@@ -1,0 +1,134 @@
+"""The ledger: every alteration that it promises to notice, one by one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from fake_records import read_lines, write_record
+
+from conceptome.errors import DataError
+from conceptome.files import read_json, write_json
+from conceptome.provenance import ledger
+from conceptome.provenance.folder import digest
+from conceptome.provenance.record import host, process_start
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Three workflow runs of two jobs each, each with its ledger entry."""
+    folder = tmp_path / "results"
+    for run in range(3):
+        for number in range(2):
+            write_record(folder, f"job{run}{number}", workflow=f"w{run}")
+        assert len(ledger.append(folder)) == 1
+    return folder
+
+
+def rewrite(folder, lines):
+    (folder / "ledger.jsonl").write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+
+
+def test_an_untouched_ledger_is_clean_and_names_every_record(results):
+    assert ledger.verify(results) == []
+    lines = read_lines(results / "ledger.jsonl")
+    assert [line["workflow"] for line in lines] == ["w0", "w1", "w2"]
+    assert [item["job"] for line in lines for item in line["records"]] == [
+        f"job{r}{n}" for r in range(3) for n in range(2)
+    ]
+    assert lines[0]["previous"] == ledger.GENESIS
+    assert ledger.head(results) == lines[-1]["digest"]
+
+
+def test_appending_again_adds_nothing(results):
+    before = (results / "ledger.jsonl").read_bytes()
+    assert ledger.append(results) == []
+    assert (results / "ledger.jsonl").read_bytes() == before
+
+
+def test_new_entries_leave_the_old_bytes_alone(results):
+    before = (results / "ledger.jsonl").read_bytes()
+    write_record(results, "job90", workflow="w9")
+    ledger.append(results, {"id": "w9", "status": "success"})
+    assert (results / "ledger.jsonl").read_bytes().startswith(before)
+    assert read_lines(results / "ledger.jsonl")[-1]["facts"] == {"id": "w9", "status": "success"}
+
+
+def test_an_edited_record_is_found(results):
+    path = results / ".provenance/records/job10.final.json"
+    write_json(path, {**read_json(path), "cpu_seconds": 1.0})
+    (finding,) = ledger.verify(results)
+    assert "job10.final.json: altered" in finding
+    assert "line 2" in finding
+
+
+def test_a_deleted_record_is_found(results):
+    (results / ".provenance/records/job21.final.json").unlink()
+    findings = ledger.verify(results)
+    assert any("job21.final.json: missing" in line for line in findings)
+
+
+def test_an_entry_removed_from_the_middle_is_found(results):
+    lines = read_lines(results / "ledger.jsonl")
+    rewrite(results, [lines[0], lines[2]])
+    assert any("line 2: does not follow" in line for line in ledger.verify(results))
+
+
+def test_a_reordered_ledger_is_found(results):
+    lines = read_lines(results / "ledger.jsonl")
+    rewrite(results, [lines[1], lines[0], lines[2]])
+    assert any("line 1: sequence 1 instead of 0" in line for line in ledger.verify(results))
+
+
+def test_an_edited_entry_is_found_even_with_its_digest_made_anew(results):
+    lines = read_lines(results / "ledger.jsonl")
+    lines[1]["workflow"] = "forged"
+    rewrite(results, lines)
+    assert any("line 2: the entry was edited" in line for line in ledger.verify(results))
+    lines[1].pop("digest")
+    lines[1]["digest"] = digest(lines[1])
+    rewrite(results, lines)
+    assert any("line 3: does not follow" in line for line in ledger.verify(results))
+
+
+def test_a_cut_end_shows_by_records_that_no_entry_names(results):
+    rewrite(results, read_lines(results / "ledger.jsonl")[:2])
+    assert any("job20.final.json: no ledger entry names this record" in line for line in ledger.verify(results))
+
+
+def test_a_broken_line_is_named(results):
+    with (results / "ledger.jsonl").open("a") as handle:
+        handle.write('{"sequence": 3, "prev')
+    assert "line 4: not a JSON entry" in ledger.verify(results)[0]
+    with pytest.raises(DataError, match="line 4"):
+        ledger.append(results)
+
+
+def test_a_killed_job_is_named_once_and_a_running_one_waits(results):
+    write_record(results, "killed", workflow="w3", final=False)
+    path = write_record(results, "running", workflow="w3", final=False)
+    live = {"host": host(), "process": {"pid": os.getpid(), "started": process_start(os.getpid())}}
+    write_json(path, {**read_json(path), **live})
+    (entry,) = ledger.append(results)
+    assert [item["job"] for item in entry["crashed"]] == ["killed"]
+    assert ledger.append(results) == []
+    assert ledger.verify(results) == []
+
+
+def test_a_later_process_of_the_same_number_is_not_taken_for_the_job(results):
+    path = write_record(results, "gone", workflow="w3", final=False)
+    live = {"host": host(), "process": {"pid": os.getpid(), "started": process_start(os.getpid()) - 1}}
+    write_json(path, {**read_json(path), **live})
+    (entry,) = ledger.append(results)
+    assert [item["job"] for item in entry["crashed"]] == ["gone"]
+
+
+def test_the_command_line_answers_with_its_exit_code(results):
+    command = [sys.executable, "-m", "conceptome", "ledger", "verify", "--results", str(results)]
+    clean = subprocess.run(command, capture_output=True, text=True)
+    assert (clean.returncode, clean.stdout) == (0, "ledger intact: 3 entries, 6 records unchanged\n")
+    (results / ".provenance/records/job00.final.json").unlink()
+    altered = subprocess.run(command, capture_output=True, text=True)
+    assert altered.returncode == 1
+    assert "job00.final.json: missing" in altered.stdout
