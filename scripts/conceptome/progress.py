@@ -1,6 +1,7 @@
 """How far a long stage has come, for whoever watches: a small file, named by an environment variable.
 
-The library calls `track` wherever it loops for long; it costs nothing unless a job set CONCEPTOME_PROGRESS.
+The library calls `track`, or passes a `Reporter` as a progress hook, wherever it loops for long; it costs nothing
+unless a job set CONCEPTOME_PROGRESS.
 """
 
 from __future__ import annotations
@@ -20,21 +21,31 @@ INTERVAL_SECONDS = 0.5
 
 
 class Reporter:
-    """Writes `{done, total, description}` to one file, at most twice a second."""
+    """Writes `{done, total, description}` to one file, at most twice a second; called with (done, total).
 
-    def __init__(self, total: float | None, description: str, path: str | os.PathLike | None = None):
+    Parameters
+    ----------
+    description
+        What is being done, e.g. "training, step".
+    total
+        Number of steps, where it is known beforehand.
+    path
+        The file; None: the one that CONCEPTOME_PROGRESS names, and nothing happens where it names none.
+    """
+
+    def __init__(self, description: str, total: float | None = None, path: str | os.PathLike | None = None):
         path = path or os.environ.get(VARIABLE)
         self.path = Path(path) if path else None
         self.total = total
         self.description = description
         self._next = time.monotonic() + INTERVAL_SECONDS
 
-    def update(self, done: float) -> None:
+    def __call__(self, done: float, total: float | None = None) -> None:
         """Say that `done` of `total` is finished."""
         if self.path is None or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + INTERVAL_SECONDS
-        state = {"done": done, "total": self.total, "description": self.description}
+        state = {"done": done, "total": self.total if total is None else total, "description": self.description}
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         # A watcher's comfort must never stop the work: a full disk or a removed folder is no reason to fail here.
         with suppress(OSError):
@@ -54,7 +65,7 @@ def track(iterable: Iterable[T], total: float | None = None, description: str = 
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
-    reporter = Reporter(total, description)
+    reporter = Reporter(description, total)
     for done, item in enumerate(iterable):
-        reporter.update(done)
+        reporter(done)
         yield item

@@ -50,9 +50,10 @@ def test_appending_again_adds_nothing(results):
 def test_new_entries_leave_the_old_bytes_alone(results):
     before = (results / "ledger.jsonl").read_bytes()
     write_record(results, "job90", workflow="w9")
-    ledger.append(results, {"id": "w9", "status": "success"})
+    write_json(results / ".provenance/workflows/w9.json", {"id": "w9", "configuration": "config/offline.yaml"})
+    ledger.append(results)
     assert (results / "ledger.jsonl").read_bytes().startswith(before)
-    assert read_lines(results / "ledger.jsonl")[-1]["facts"] == {"id": "w9", "status": "success"}
+    assert read_lines(results / "ledger.jsonl")[-1]["facts"]["configuration"] == "config/offline.yaml"
 
 
 def test_an_edited_record_is_found(results):

@@ -20,19 +20,35 @@ def test_axes_are_the_planted_ones_with_a_fixed_sign():
     assert share[1] == 0
 
 
-def test_controls_sit_at_the_origin_and_labels_are_carried_along():
+def described(n, control):
+    return pd.DataFrame(
+        {"control": control, "group": "g", "batch": "b", "split": "train", "state": "s"},
+        index=[f"c{i}" for i in range(n)],
+    )
+
+
+def test_the_controls_give_origin_and_axes_and_labels_are_carried_along():
     rng = np.random.default_rng(1)
     control = np.arange(200) < 100
-    x = rng.normal(size=(200, 3)) + np.where(control, 0, 50)[:, None]
-    obs = pd.DataFrame(
-        {"control": control, "group": "g", "batch": "b", "split": "train", "state": "s"},
-        index=[f"c{i}" for i in range(200)],
-    )
-    table = projection(x, control, x, obs)
+    x = rng.normal(size=(200, 3)) * [1, 4, 2]
+    x[~control] += [500, 30, 0]
+    table = projection(x[control], x, described(200, control))
     assert list(table["sample_id"][:2]) == ["c0", "c1"]
     assert abs(table["pc1"][:100].mean()) < 1e-9
-    assert table["pc1"][100:].mean() == pytest.approx(50 * 3**0.5, rel=0.02)
+    assert table["pc1"][:100].std() == pytest.approx(x[control, 1].std(ddof=1), rel=0.1)
+    assert table["pc1_share"][0] == pytest.approx(16 / 21, abs=0.1)
     assert list(table.columns[-5:]) == ["control", "group", "batch", "split", "state"]
+
+
+def test_white_controls_are_shown_on_the_first_two_coordinates():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(100, 3)) * [1, 1.001, 1]
+    table = projection(x, x, described(100, True), white=True)
+    np.testing.assert_allclose(table[["pc1", "pc2"]], (x - x.mean(axis=0))[:, :2])
+    assert table["pc1_share"][0] == pytest.approx(1 / 3, abs=0.1)
+    one = projection(x[:, :1], x[:, :1], described(100, True), white=True)
+    assert one["pc1_share"][0] == 1
+    assert (one["pc2"] == 0).all()
 
 
 def test_white_rows_have_the_spectrum_of_the_null_and_others_do_not():
@@ -46,6 +62,8 @@ def test_white_rows_have_the_spectrum_of_the_null_and_others_do_not():
     assert steep["low"][0] > steep["null_high"][0]
     assert steep["high"].iloc[-1] < steep["null_low"].iloc[-1]
     np.testing.assert_array_equal(steep["component"], np.arange(1, 21))
+    inside = (steep["low"] < steep["eigenvalue"]) & (steep["eigenvalue"] < steep["high"])
+    assert inside.all()
 
 
 def test_one_control_has_no_spectrum():

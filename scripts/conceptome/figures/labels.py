@@ -195,7 +195,7 @@ def _best(axes: Axes, best: pd.DataFrame) -> None:
         )
     axes.set_ylim(best["y"].max() + 1, 0)
     axes.set_yticks([])
-    axes.set_xlim(0.48, 1.0 + 0.14)
+    axes.set_xlim(min(0.48, float(best["low"].min()) - 0.02), 1.0 + 0.14)
     axes.set_xticks([0.5, 0.75, 1.0])
     axes.set_xlabel("AUROC")
 

@@ -228,7 +228,7 @@ def _best(axes: Axes, named: pd.DataFrame, bar: float) -> None:
     axes.axvline(bar, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
     names = [_readable(concept) for concept in named["concept"]]
     axes.set_yticks(y, names)
-    axes.set_ylim(len(named) - 0.5, -0.6)
+    axes.set_ylim(max(len(named), 6) - 0.5, -0.6)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("F1 (test)")
 

@@ -86,6 +86,7 @@ class _Bench:
             self.card,
             label,
             min_groups=self.config.min_groups_per_class,
+            min_test_groups=self.config.min_test_groups_per_class,
             max_rows=max_rows,
             seed=seeded(self.config.seed, "classes", label),
         )
@@ -199,13 +200,15 @@ def measure(
     frames["stability"], frames["stability_atoms"] = [pairs], [matched]
     every = np.ones(len(bench.split), dtype=bool)
     shown = choose_rows(every, config.max_rows, seeded(config.seed, "projection"))
-    fitted = choose_rows(bench.train, config.max_rows, seeded(config.seed, "axes"))
+    # The rows on which a whitening is fitted; a data set without training controls is centred on all training samples.
+    fitted = bench.control & bench.train
+    fitted = choose_rows(fitted if fitted.any() else bench.train, config.max_rows, seeded(config.seed, "axes"))
     frames["activations"] = [
         projection(
             whitening.transform(store.read(fitted)),
-            bench.control[fitted],
             whitening.transform(store.read(shown)),
             bench.obs.iloc[shown],
+            white=whitening.card.get("method") == "pca",
         )
     ]
     unseen = choose_rows(bench.control & (bench.split == "test"), config.max_rows, seeded(config.seed, "spectrum"))

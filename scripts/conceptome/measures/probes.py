@@ -11,8 +11,11 @@ from conceptome.measures.rows import Classes, seeded
 from conceptome.statistics import bootstrap_groups, group_codes, interval, permutations
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
     from scipy import sparse
+    from sklearn.linear_model import LogisticRegression
 
     from conceptome.config.evidence import Measures
 
@@ -39,18 +42,23 @@ def scaled(codes: sparse.csr_matrix, train: np.ndarray) -> sparse.csr_matrix | n
     return (codes.astype(np.float64) @ sparse.diags(factor)).tocsr()
 
 
-def _fit(x, y: np.ndarray, strength: float, config: Measures):
-    """Fit one class-balanced logistic regression (L2 penalty, lbfgs)."""
+def _path(x, y: np.ndarray, strengths: list[float], config: Measures) -> Iterator[LogisticRegression]:
+    """Fit class-balanced logistic regressions (L2 penalty, lbfgs) from strong to weak penalty, each from the last.
+
+    The same object is yielded each time: predict with it before asking for the next.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(
-        C=strength, class_weight="balanced", solver="lbfgs", tol=1e-3, max_iter=config.probe_max_iterations
+        class_weight="balanced", solver="lbfgs", tol=1e-3, max_iter=config.probe_max_iterations, warm_start=True
     )
-    with warnings.catch_warnings():
-        # A weak penalty on separable data has no finite optimum worth waiting for; validation judges the result.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(x, y)
+    for strength in strengths:
+        with warnings.catch_warnings():
+            # A weak penalty on separable data has no finite optimum worth waiting for; validation judges the result.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_params(C=strength).fit(x, y)
+        yield model
 
 
 class _Judge:
@@ -135,10 +143,13 @@ def probe(codes: sparse.csr_matrix, classes: Classes, config: Measures, group_is
     on_test = _Judge(
         classes.y[test], classes.groups[test], n_classes, config.bootstraps, seeded(config.seed, "probe", "bootstrap")
     )
-    models = [(strength, _fit(x_train, y_train, strength, config)) for strength in sorted(config.probe_strengths)]
-    scores = [on_validation(model.predict(x_validation))[0] for _, model in models]
-    strength, model = models[int(np.argmax(scores))]
-    estimate, draws = on_test(model.predict(x_test))
+    strengths = sorted(config.probe_strengths)
+    scores, predictions = [], []
+    for model in _path(x_train, y_train, strengths, config):
+        scores.append(on_validation(model.predict(x_validation))[0])
+        predictions.append(model.predict(x_test))
+    chosen = int(np.argmax(scores))
+    estimate, draws = on_test(predictions[chosen])
     low, high = interval(draws, config.confidence)
 
     null, null_draws = [], []
@@ -146,7 +157,7 @@ def probe(codes: sparse.csr_matrix, classes: Classes, config: Measures, group_is
         y_train, config.probe_permutations, seeded(config.seed, "probe", "permutation"), classes.groups[train]
     )
     for labels in shuffled:
-        value, spread = on_test(_fit(x_train, labels, strength, config).predict(x_test))
+        value, spread = on_test(next(_path(x_train, labels, strengths[chosen : chosen + 1], config)).predict(x_test))
         null.append(value)
         null_draws.append(spread)
     null_low, null_high = interval(np.concatenate(null_draws), config.confidence)
@@ -157,6 +168,6 @@ def probe(codes: sparse.csr_matrix, classes: Classes, config: Measures, group_is
         "null": float(np.mean(null)),
         "null_low": float(null_low),
         "null_high": float(null_high),
-        "strength": strength,
+        "strength": strengths[chosen],
     }
     return pd.DataFrame([row])

@@ -37,31 +37,36 @@ def axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return chosen, shares
 
 
-def projection(x_axes: np.ndarray, control: np.ndarray, x: np.ndarray, obs: pd.DataFrame) -> pd.DataFrame:
-    """Project samples on two principal axes.
+def projection(controls: np.ndarray, x: np.ndarray, obs: pd.DataFrame, *, white: bool = False) -> pd.DataFrame:
+    """Project samples on the first two principal axes of the controls.
 
-    The axes are those of training samples, controls and others together, and the origin is the mean of the training
-    controls: whitened controls have the same variance in every direction and so no principal axes of their own.
+    Controls that were whitened have the same variance in every direction, and no principal axes of their own; there
+    the first two whitened coordinates are shown, which are the same two axes of the controls before whitening.
 
     Parameters
     ----------
-    x_axes
-        (n', p) training samples.
-    control
-        (n',) bool, which of them are controls.
+    controls
+        (n', p) training controls: their mean is the origin.
     x
         (n, p) samples to project, described by `obs` (index sample_id).
+    white
+        Whether the coordinates are whitened principal components, in order of their variance before whitening.
 
     Returns
     -------
     pandas.DataFrame
-        sample_id, pc1, pc2, pc1_share, pc2_share (shares of the variance of training samples), control, group, batch,
+        sample_id, pc1, pc2, pc1_share, pc2_share (shares of the controls' variance along each), control, group, batch,
         split, and every other column of obs.
     """
     import pandas as pd
 
-    directions, shares = axes(x_axes)
-    origin = x_axes[control].mean(axis=0, dtype=np.float64) if control.any() else x_axes.mean(axis=0, dtype=np.float64)
+    origin = controls.mean(axis=0, dtype=np.float64)
+    if white:
+        spread = controls.var(axis=0, dtype=np.float64)
+        directions, shares = np.eye(2, controls.shape[1]), np.zeros(2)
+        shares[: len(spread)] = spread[:2] / max(float(spread.sum()), 1e-300)
+    else:
+        directions, shares = axes(controls)
     points = (x.astype(np.float64) - origin) @ directions.T
     table = pd.DataFrame(
         {
@@ -80,17 +85,10 @@ def projection(x_axes: np.ndarray, control: np.ndarray, x: np.ndarray, obs: pd.D
     return table
 
 
-def _eigenvalues(x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Eigenvalues (largest first) of the covariance of rows x (n, p) float64, weights (n,) being repeats."""
-    if weights is None:
-        centred = x - x.mean(axis=0)
-        covariance = centred.T @ centred / max(len(x) - 1, 1)
-    else:
-        used = weights > 0
-        x, weights = x[used], weights[used].astype(np.float64)
-        centred = x - weights @ x / weights.sum()
-        covariance = (centred * weights[:, None]).T @ centred / max(weights.sum() - 1.0, 1.0)
-    return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0.0)
+def _covariance(x: np.ndarray) -> np.ndarray:
+    """Covariance (p, p) of rows x (n, p) float64."""
+    centred = x - x.mean(axis=0)
+    return centred.T @ centred / max(len(x) - 1, 1)
 
 
 def spectrum(x: np.ndarray, groups: np.ndarray, config: Measures) -> pd.DataFrame:
@@ -104,7 +102,8 @@ def spectrum(x: np.ndarray, groups: np.ndarray, config: Measures) -> pd.DataFram
     x
         (n, p) test controls.
     groups
-        (n,) their groups, resampled for the interval of each ordered eigenvalue.
+        (n,) their groups. The interval resamples them and takes the variance along the eigenvector, held fixed:
+        decomposing every resample anew would push large eigenvalues up and small ones down.
 
     Returns
     -------
@@ -122,17 +121,20 @@ def spectrum(x: np.ndarray, groups: np.ndarray, config: Measures) -> pd.DataFram
         return pd.DataFrame()
     x = x.astype(np.float64)
     n, p = x.shape
-    values = _eigenvalues(x)
-    # An eigendecomposition per draw: a fifth of the draws keeps the spectrum a small part of the job.
-    few = max(config.bootstraps // 5, 20)
+    values, vectors = np.linalg.eigh(_covariance(x))
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     code, names = group_codes(groups)
-    draws = bootstrap_groups(groups, few, seeded(config.seed, "spectrum"))
     if len(names) > 1:
-        low, high = interval(np.stack([_eigenvalues(x, draw[code]) for draw in draws]), config.confidence)
+        weights = bootstrap_groups(groups, config.bootstraps, seeded(config.seed, "spectrum"))[:, code].astype(float)
+        total = weights.sum(axis=1, keepdims=True)
+        scores = (x - x.mean(axis=0)) @ vectors
+        variances = weights @ scores**2 / total - (weights @ scores / total) ** 2
+        low, high = interval(variances * total / np.maximum(total - 1.0, 1.0), config.confidence)
     else:
         low = high = np.full(p, np.nan)
     rng = np.random.default_rng(seeded(config.seed, "spectrum", "null"))
-    null = np.stack([_eigenvalues(rng.normal(size=(n, p))) for _ in range(20)]) * values.mean()
+    null = np.stack([np.linalg.eigvalsh(_covariance(rng.normal(size=(n, p))))[::-1] for _ in range(20)])
+    null = np.maximum(null, 0.0) * values.mean()
     null_low, null_high = interval(null, config.confidence)
     return pd.DataFrame(
         {

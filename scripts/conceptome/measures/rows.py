@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SPLITS = ("train", "validation", "test")
+
+
 def seeded(seed: int, *words: object) -> list[int]:
     """Derive a seed for one use of randomness, named by words: independent streams from one configured seed."""
     return [seed, *(zlib.crc32(str(word).encode()) for word in words)]
@@ -75,13 +78,25 @@ def _name(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _groups(count: int) -> str:
+    return f"{count} group{'s' if count != 1 else ''}"
+
+
 def choose_classes(
-    obs: pd.DataFrame, card: Mapping[str, Any], label: str, *, min_groups: int, max_rows: int, seed: list[int]
+    obs: pd.DataFrame,
+    card: Mapping[str, Any],
+    label: str,
+    *,
+    min_groups: int,
+    min_test_groups: int,
+    max_rows: int,
+    seed: list[int],
 ) -> Classes:
     """Keep the classes of a label that can be learned on some groups and judged on others.
 
-    A class stays when it occurs in at least `min_groups` groups and in every split; the others are listed as
-    excluded, and their samples, like samples without a label, are left out.
+    A class stays when it occurs in at least `min_groups` groups, in every split, and in at least `min_test_groups`
+    groups of the test split; the others are listed as excluded, and their samples, like samples without a label, are
+    left out.
 
     Parameters
     ----------
@@ -116,15 +131,19 @@ def choose_classes(
     codes, found = pd.factorize(values)
     order = sorted(range(len(found)), key=lambda position: _natural(found[position]))
     n_groups = pd.Series(groups[present]).groupby(codes[present]).nunique()
-    splits = pd.Series(split[rows]).groupby(codes[rows]).unique()
+    places = pd.DataFrame({"class": codes[rows], "split": split[rows], "group": groups[rows]}).drop_duplicates()
+    per_split = places.groupby(["class", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
     excluded, kept = [], []
     for position in order:
         name, count = _name(found[position]), n_groups[position]
-        absent = [part for part in ("train", "validation", "test") if part not in splits.get(position, ())]
+        found_in = dict(per_split.loc[position]) if position in per_split.index else dict.fromkeys(SPLITS, 0)
+        absent = [part for part in SPLITS if not found_in[part]]
         if count < min_groups:
-            excluded.append(f"{name} ({count} group{'s' if count != 1 else ''})")
+            excluded.append(f"{name} ({_groups(count)})")
         elif absent:
             excluded.append(f"{name} (not in {' and '.join(absent)})")
+        elif found_in["test"] < min_test_groups:
+            excluded.append(f"{name} ({_groups(found_in['test'])} in test)")
         else:
             kept.append(position)
     number = np.full(len(found) + 1, -1, dtype=np.int64)

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from conceptome.files import atomic_path
 
 PACKAGES = ("conceptome", "conceptome_kernels")
 KERNEL_SOURCES = frozenset({".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"})
@@ -41,8 +46,8 @@ def closure(script: str | Path, *, without: Iterable[str] = (), root: str | Path
     script
         Path of the script, absolute or relative to `root`.
     without
-        Modules that are left out with all that only they reach, for a rule whose parameters decide which of several
-        registered modules runs (e.g. the other adapters).
+        Modules that a string names but this rule does not run, since its parameters decide which of several registered
+        modules does (e.g. the other adapters). A module that a reached one imports counts all the same.
     root
         Folder that holds scripts/ and kernels/; None: the checkout that this package lies in.
 
@@ -68,14 +73,17 @@ def _closure(script: Path, without: tuple[str, ...], root: Path) -> dict:
             raise FileNotFoundError(f"closure of {script.name}: module {name} to leave out does not exist")
     excluded = set(without)
     digests: dict[Path, str] = {}
+    shelf = _Shelf()
     waiting = [script]
     while waiting:
         file = waiting.pop()
         if file in digests:
             continue
-        code, names = _scan(file, root)
+        code, imported, registered, prefixes = _scan(file, _package(file, root), shelf)
         digests[file] = code
-        for name in names:
+        for name in imported:
+            waiting.extend(_module_files(name, root))
+        for name in (*registered, *(member for prefix in prefixes for member in _members(prefix, root))):
             if any(name == other or name.startswith(f"{other}.") for other in excluded):
                 continue
             waiting.extend(_module_files(name, root))
@@ -83,6 +91,7 @@ def _closure(script: Path, without: tuple[str, ...], root: Path) -> dict:
         for file in sorted((root / "kernels").rglob("*")):
             if file.suffix in KERNEL_SOURCES:
                 digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+    shelf.close()
     listing = sorted((_relative(file, root), code) for file, code in digests.items())
     whole = hashlib.sha256("".join(f"{path}\0{code}\n" for path, code in listing).encode())
     return {"digest": whole.hexdigest(), "files": [path for path, _ in listing]}
@@ -113,12 +122,48 @@ def _module_files(name: str, root: Path) -> Iterator[Path]:
             yield file
 
 
+class _Shelf:
+    """Scans of earlier processes by the sha256 of what was scanned, kept where Python keeps its compiled files.
+
+    Scanning ten thousand lines takes most of a second, and Snakemake asks at every start.
+    """
+
+    def __init__(self):
+        tag = sys.implementation.cache_tag
+        self.path = Path(__file__).parent / "__pycache__" / f"closure.{tag}.json"
+        self.scans: dict[str, list] = {}
+        self.grown = False
+        with suppress(OSError, ValueError):
+            self.scans = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def close(self) -> None:
+        """Keep what was added; an installation that cannot be written to only costs time."""
+        if self.grown:
+            with suppress(OSError), atomic_path(self.path) as temporary:
+                temporary.write_text(json.dumps(self.scans), encoding="utf-8")
+
+
 @cache
-def _scan(file: Path, root: Path) -> tuple[str, tuple[str, ...]]:
-    """Digest one file's code and name the modules of ours that it reaches."""
-    tree = ast.parse(file.read_bytes(), filename=str(file))
+def _own_code() -> bytes:
+    """Give this module's source: scans made by another version of it do not count."""
+    return Path(__file__).read_bytes()
+
+
+def _scan(file: Path, package: str, shelf: _Shelf) -> tuple[str, list[str], list[str], list[str]]:
+    """Digest one file's code; give the modules of ours that it imports, names in strings, and begins to name."""
+    source = file.read_bytes()
+    key = hashlib.sha256(b"\0".join([_own_code(), package.encode(), source])).hexdigest()
+    if key not in shelf.scans:
+        shelf.scans[key] = _read(ast.parse(source, filename=str(file)), package)
+        shelf.grown = True
+    code, imported, registered, prefixes = shelf.scans[key]
+    return code, imported, registered, prefixes
+
+
+def _read(tree: ast.Module, package: str) -> list:
     names: set[str] = set()
-    package = _package(file, root)
+    registered: set[str] = set()
+    prefixes: set[str] = set()
     for node in ast.walk(tree):
         _strip_docstring(node)
     for node in ast.walk(tree):
@@ -131,16 +176,12 @@ def _scan(file: Path, root: Path) -> tuple[str, tuple[str, ...]]:
             names.update(f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             if match := _DISPATCH.match(node.value):
-                names.add(match[1] + match[2])
+                registered.add(match[1] + match[2])
             elif match := _PREFIX.match(node.value):
-                names.update(_members(match[1] + match[2], root))
-    ours = sorted(name for name in names if name.split(".")[0] in PACKAGES and _module_or_parent(name, root))
+                prefixes.add(match[1] + match[2])
+    ours = sorted(name for name in names if name.split(".")[0] in PACKAGES)
     # unparse, unlike dump, spells the same tree alike under every version of Python.
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), tuple(ours)
-
-
-def _module_or_parent(name: str, root: Path) -> bool:
-    return any(True for _ in _module_files(name, root))
+    return [hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), ours, sorted(registered), sorted(prefixes)]
 
 
 def _members(package: str, root: Path) -> Iterator[str]:

@@ -54,16 +54,12 @@ def is_running(start: dict[str, Any]) -> bool:
     return start["host"]["name"] == host()["name"] and process_start(process["pid"]) == process["started"] is not None
 
 
-def append(results: str | os.PathLike, workflow: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def append(results: str | os.PathLike) -> list[dict[str, Any]]:
     """Add one entry per workflow run that has records which no entry names yet, and give the new entries.
 
-    Jobs that started, have no final record and no longer run are named as crashed, by their start record. The caller
-    holds the ingest lock: the ledger has one writer at a time.
-
-    Parameters
-    ----------
-    workflow
-        Facts about the run that has just ended ({"id", "status", ...}), kept in its entry.
+    Jobs that started, have no final record and no longer run are named as crashed, by their start record. What the
+    front door wrote down about the run (its configuration and why that one, its studies) goes into the entry. The
+    caller holds the ingest lock: the ledger has one writer at a time.
     """
     folder = ProvenanceFolder(results)
     read = entries(results)
@@ -87,7 +83,7 @@ def append(results: str | os.PathLike, workflow: dict[str, Any] | None = None) -
             "previous": previous,
             "time": round(time.time(), 3),
             "workflow": identity,
-            "facts": workflow if workflow and workflow.get("id") == identity else None,
+            "facts": _facts(folder, identity),
             **groups[identity],
         }
         entry["digest"] = previous = digest(entry)
@@ -99,6 +95,11 @@ def append(results: str | os.PathLike, workflow: dict[str, Any] | None = None) -
             before = folder.ledger.read_bytes() if folder.ledger.exists() else b""
             temporary.write_bytes(before + lines)
     return added
+
+
+def _facts(folder: ProvenanceFolder, workflow: str | None) -> dict[str, Any] | None:
+    path = folder.workflows / f"{workflow}.json"
+    return read_json(path) if workflow and path.exists() else None
 
 
 def verify(results: str | os.PathLike) -> list[str]:

@@ -83,21 +83,17 @@ class Job:
         return f"{self.record['rule']} {'/'.join(map(str, self.record['wildcards'].values()))}".strip()
 
 
-def ingest(
-    results: str | os.PathLike, *, workflow: Mapping[str, Any] | None = None, run_name: str | None = None
-) -> Ingested:
+def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingested:
     """Close the ledger over the new records and write them to MLflow.
 
     Parameters
     ----------
-    workflow
-        Facts about the run that has just ended ({"id", "status", ...}); kept in its ledger entry.
     run_name
         Experiment of the jobs that serve several studies; None: the name in the workflow's own file, else "conceptome".
     """
     folder = ProvenanceFolder(results)
     with lock(folder.path / "ingest.lock"):
-        added = ledger.append(results, dict(workflow) if workflow else None)
+        added = ledger.append(results)
         for entry in added:
             for item in entry["crashed"]:
                 for leftover in folder.progress.glob(f"{item['job']}.*"):

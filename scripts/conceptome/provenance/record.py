@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import platform
+import re
 import resource
 import secrets
 import signal
@@ -49,6 +50,10 @@ RECORDED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "LANG",
     "LC_ALL",
+)
+# What libraries say of a full disk in exceptions of their own: HDF5, Arrow, safetensors; numpy.save; torch.save.
+_DISK_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written|PytorchStreamWriter failed writing"
 )
 
 
@@ -460,4 +465,4 @@ def _is_disk_full(error: BaseException) -> bool:
     """Tell a full disk: by number, or by text for libraries that report it in exceptions of their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
+    return bool(_DISK_FULL.search(str(error)))
