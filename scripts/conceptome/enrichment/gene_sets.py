@@ -478,18 +478,18 @@ class GeneSets:
         n_genes = values.shape[1]
         errors = []
         for position, sets in pairs.groupby("position", sort=True)["set"]:
-            code = codes[:, [position]].toarray()[:, 0]
-            weighted = weights * code
-            association = (weighted @ values - weighted.sum(axis=1, keepdims=True) * mean) * scale
+            # Only the cells on which the atom is active contribute.
+            cells = codes.indices[codes.indptr[position] : codes.indptr[position + 1]]
+            weighted = weights[:, cells] * codes.data[codes.indptr[position] : codes.indptr[position + 1]]
+            association = (weighted @ values[cells] - weighted.sum(axis=1, keepdims=True) * mean) * scale
             ordered = np.sort(association, axis=1)
             chosen = members[sets.to_numpy()]
-            inside = association[:, chosen.indices]
+            # Genes are shared between sets, and each is looked up once.
+            genes, where = np.unique(chosen.indices, return_inverse=True)
+            inside = association[:, genes]
+            ranks = np.stack([np.searchsorted(ordered[draw], inside[draw]) for draw in range(len(weights))])
             n1 = np.diff(chosen.indptr).astype(np.float64)
-            drawn = np.empty((len(weights), len(n1)))
-            for draw in range(len(weights)):
-                left = np.searchsorted(ordered[draw], inside[draw], side="left")
-                right = np.searchsorted(ordered[draw], inside[draw], side="right")
-                drawn[draw] = np.add.reduceat((left + right) / 2.0, chosen.indptr[:-1])
+            drawn = np.add.reduceat(ranks[:, where] + 0.5, chosen.indptr[:-1], axis=1)
             drawn = (drawn - n1**2 / 2.0) / (n1 * (n_genes - n1))
             # A draw without any cell on which the atom is active ranks nothing.
             used = np.ptp(association, axis=1) > 0
@@ -502,9 +502,10 @@ class GeneSets:
         positions = np.unique(rows["position"])
         association = expression.association(codes[:, positions].toarray())
         place = dict(zip(positions, range(len(positions))))
+        members = self.sets.members
         names = []
         for position, s, effect in zip(rows["position"], rows["set"], rows["effect"]):
-            genes = self.sets.members[s].indices
+            genes = members.indices[members.indptr[s] : members.indptr[s + 1]]
             value = association[place[position], genes] * (1.0 if effect >= 0.5 else -1.0)
             names.append(",".join(self.background[genes[np.argsort(-value, kind="stable")[:TOP_GENES]]]))
         return np.array(names, dtype=object)
