@@ -49,15 +49,40 @@ class Measures(Strict):
 class Enrichment(Strict):
     """Which enrichments run, and their settings."""
 
-    labels: list[str] = Field([], description="label columns: AUROC and odds ratio per atom × class")
+    labels: list[str] = Field([], description="label columns: AUROC and odds ratio per atom × class, on test samples")
+    min_class_samples: int = Field(10, gt=0, description="classes with fewer test samples are left out and logged")
+    dense_active: int = Field(
+        32,
+        gt=0,
+        description="for odds ratios where every code is non-zero: atoms count as active in their two tails, cut so "
+        "that about this many are active per sample",
+    )
+    max_rows: int = Field(20_000, gt=0, description="seeded test samples behind the labels' table")
     gene_sets: list[str] = Field([], description="GMT sources, by name in config/sources.yaml")
     min_genes: int = Field(10, gt=0, description="smallest gene set, counted within the background")
-    max_genes: int = Field(500, gt=0)
-    residues: bool = False
-    residue_thresholds: list[float] = Field([0.0, 0.15, 0.5, 0.6, 0.8], description="fractions of an atom's maximum")
-    min_f1: float = 0.5
-    bootstraps: int = Field(200, gt=0)
-    permutations: int = Field(50, gt=0)
+    max_genes: int = Field(500, gt=0, description="largest gene set, counted within the background")
+    min_cells: int = Field(
+        5, gt=0, description="cells that must express a gene of the background, and on which a tested atom is active"
+    )
+    max_cells: int = Field(4_000, gt=0, description="seeded cells per split behind the gene sets")
+    null_draws: int = Field(
+        256, ge=50, description="permuted codes, per stratum of firing rate, that calibrate the gene set test"
+    )
+    gene_set_bootstraps: int = Field(
+        30, ge=10, description="bootstrap draws behind the standard error of a gene set's effect"
+    )
+    max_terms: int = Field(10, gt=0, description="gene sets kept per atom and collection (of those with q < 0.05)")
+    top_terms: int = Field(
+        12, gt=0, description="gene sets per collection whose best atom is shown for all dictionaries"
+    )
+    residues: bool = Field(False, description="proteins: precision, recall and F1 of atoms for annotated concepts")
+    residue_thresholds: list[float] = Field(
+        [0.0, 0.15, 0.5, 0.6, 0.8], min_length=1, description="fractions of an atom's maximum on training residues"
+    )
+    min_proteins: int = Field(3, gt=0, description="proteins with the concept in EACH of train, validation and test")
+    min_f1: float = Field(0.5, ge=0, le=1, description="pairs above this F1 on validation are kept and tested")
+    bootstraps: int = Field(200, gt=0, description="bootstrap draws (by group) behind intervals of labels and residues")
+    permutations: int = Field(50, gt=0, description="permuted labels, or shifted annotations, behind each null")
     confidence: float = Field(0.95, gt=0, lt=1)
     seed: int = 0
     dictionaries: list[str] | None = Field(None, description="dictionaries to enrich; null: all")

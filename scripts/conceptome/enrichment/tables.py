@@ -1,0 +1,177 @@
+"""The columns of every enrichment table, and how one is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT, WHOLE, REAL, TRUTH = "object", "int64", "float64", "bool"
+_PLACE = {"dataset": TEXT, "model": TEXT, "whitening": TEXT}
+_FIT = {**_PLACE, "dictionary": TEXT, "method": TEXT, "seed": WHOLE}
+
+TABLES: dict[str, dict[str, str]] = {
+    "labels": {
+        **_FIT,
+        "atom": WHOLE,
+        "label": TEXT,
+        "role": TEXT,
+        "term": TEXT,
+        "auroc": REAL,
+        "low": REAL,
+        "high": REAL,
+        "odds_ratio": REAL,
+        "odds_low": REAL,
+        "odds_high": REAL,
+        "active_rule": TEXT,
+        "p": REAL,
+        "q": REAL,
+        "null_auroc": REAL,
+        "n_active": WHOLE,
+        "n_term": WHOLE,
+        "n": WHOLE,
+        "split": TEXT,
+    },
+    "gene_sets": {
+        **_FIT,
+        "atom": WHOLE,
+        "collection": TEXT,
+        "term": TEXT,
+        "effect": REAL,
+        "low": REAL,
+        "high": REAL,
+        "z": REAL,
+        "correlation": REAL,
+        "p": REAL,
+        "p_naive": REAL,
+        "q": REAL,
+        "null_effect": REAL,
+        "effect_selection": REAL,
+        "top_term": TRUTH,
+        "n_significant": WHOLE,
+        "n_genes": WHOLE,
+        "n_overlap": WHOLE,
+        "background": WHOLE,
+        "top_genes": TEXT,
+        "n_active": WHOLE,
+        "n_atoms": WHOLE,
+        "n": WHOLE,
+        "split": TEXT,
+    },
+    "gene_sets_best": {
+        **_FIT,
+        "collection": TEXT,
+        "term": TEXT,
+        "term_rank": WHOLE,
+        "atom": WHOLE,
+        "sign": WHOLE,
+        "effect": REAL,
+        "low": REAL,
+        "high": REAL,
+        "z": REAL,
+        "p": REAL,
+        "q": REAL,
+        "null": REAL,
+        "null_low": REAL,
+        "null_high": REAL,
+        "effect_selection": REAL,
+        "top_term": TRUTH,
+        "correlation": REAL,
+        "correlation_low": REAL,
+        "correlation_high": REAL,
+        "correlation_null": REAL,
+        "auroc_control": REAL,
+        "auroc_control_low": REAL,
+        "auroc_control_high": REAL,
+        "auroc_control_null": REAL,
+        "n_genes": WHOLE,
+        "n_overlap": WHOLE,
+        "background": WHOLE,
+        "n_atoms": WHOLE,
+        "n": WHOLE,
+        "split": TEXT,
+    },
+    "residues": {
+        **_FIT,
+        "atom": WHOLE,
+        "sign": WHOLE,
+        "concept": TEXT,
+        "type": TEXT,
+        "note": TEXT,
+        "threshold": REAL,
+        "precision": REAL,
+        "recall": REAL,
+        "f1_validation": REAL,
+        "f1": REAL,
+        "low": REAL,
+        "high": REAL,
+        "p": REAL,
+        "q": REAL,
+        "null_f1": REAL,
+        "null_low": REAL,
+        "null_high": REAL,
+        "best_of_concept": TRUTH,
+        "n_domains_test": WHOLE,
+        "n_residues_test": WHOLE,
+        "n_proteins_test": WHOLE,
+        "n_atoms": WHOLE,
+        "n_concepts": WHOLE,
+        "n": WHOLE,
+        "split": TEXT,
+    },
+}
+
+
+def assemble(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str]) -> pd.DataFrame:
+    """Stack the frames of one table in its column order and types; without frames, an empty table with its columns.
+
+    Parameters
+    ----------
+    table
+        A key of `TABLES`.
+    frames
+        Any number of frames.
+    place
+        dataset, model and whitening: constant columns.
+    """
+    import pandas as pd
+
+    columns = TABLES[table]
+    frames = [frame for frame in frames if len(frame)]
+    stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+    for name, value in place.items():
+        stacked[name] = pd.Series([value] * len(stacked), index=stacked.index, dtype="object")
+    return stacked[list(columns)].astype(columns)
+
+
+def write(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str], folder: Path) -> None:
+    """Write `assemble(...)` to folder/{table}.parquet."""
+    from conceptome.files import write_parquet
+
+    write_parquet(Path(folder) / f"{table}.parquet", assemble(table, frames, place))
+
+
+def headline(folder: Path) -> dict[str, float]:
+    """Summarise written tables in a few numbers, averaged over seeds: 'dictionary/measure' → value.
+
+    Atom–class pairs, atom–term pairs with q < 0.05, and concepts found (F1 above 0.5 on test); tables without rows are
+    absent.
+    """
+    from conceptome.files import read_parquet
+
+    found = {}
+    for table in ("labels", "gene_sets"):
+        frame = read_parquet(Path(folder) / f"{table}.parquet", columns=["dictionary", "seed", "q"])
+        counts = (frame["q"] < 0.05).groupby([frame["dictionary"], frame["seed"]]).sum()
+        for dictionary, value in counts.groupby("dictionary").mean().items():
+            found[f"{dictionary}/{table}_significant"] = float(value)
+    frame = read_parquet(Path(folder) / "residues.parquet", columns=["dictionary", "seed", "concept", "f1"])
+    frame["concept"] = frame["concept"].where(frame["f1"] > 0.5)
+    for dictionary, value in (
+        frame.groupby(["dictionary", "seed"])["concept"].nunique().groupby("dictionary").mean().items()
+    ):
+        found[f"{dictionary}/concepts_found"] = float(value)
+    return found

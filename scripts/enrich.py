@@ -1,0 +1,30 @@
+"""Rule `enrich`: data set, codes and gene sets → one table per kind of enrichment.
+
+input: data (files of the data set), activations (folder), codes (one per fit), gene_sets (GMT files);
+output: labels, gene_sets, gene_sets_best, residues; params: enrichment, gene_sets = names of the GMT files in order,
+fits = [[dictionary, seed], …] in the order of the codes, methods = {dictionary: method}.
+"""
+
+from pathlib import Path
+
+from conceptome.provenance.record import job
+
+with job(snakemake) as context:
+    from conceptome import datasets
+    from conceptome.activations import Store
+    from conceptome.config import parse
+    from conceptome.enrichment import enrich, headline, read_gmt
+    from conceptome.enrichment.fits import CodeFiles
+
+    folder = Path(snakemake.output.labels).parent
+    enrich(
+        datasets.load(Path(snakemake.input.data[0]).parent),
+        Store(snakemake.input.activations).obs,
+        CodeFiles(snakemake.params.fits, snakemake.input.codes),
+        parse("enrichment", snakemake.params.enrichment),
+        folder,
+        gene_sets={name: read_gmt(path) for name, path in zip(snakemake.params.gene_sets, snakemake.input.gene_sets)},
+        methods=snakemake.params.get("methods"),
+        place={key: getattr(snakemake.wildcards, key) for key in ("dataset", "model", "whitening")},
+    )
+    context.metrics.update(headline(folder))

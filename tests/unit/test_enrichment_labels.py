@@ -1,0 +1,143 @@
+"""Labels, and the orchestrator that writes all tables."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse, stats
+
+from conceptome.config.evidence import Enrichment
+from conceptome.enrichment import TABLES, enrich
+from conceptome.enrichment.labels import choose, enrich_labels
+from conceptome.errors import DataError
+
+N = 600
+
+
+class Coded:
+    """Codes as the codes room gives them, as far as enrichment needs them."""
+
+    def __init__(self, matrix):
+        self.matrix = sparse.csr_matrix(np.asarray(matrix, dtype=np.float32))
+
+    def to_scipy(self):
+        return self.matrix
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {
+            "control": rng.random(N) < 0.5,
+            "group": [f"plate{i % 30}" for i in range(N)],
+            "split": np.where(np.arange(N) % 30 < 15, "train", np.where(np.arange(N) % 30 < 20, "validation", "test")),
+            "kind": rng.choice(["a", "b", "c"], N),
+            "dose": rng.choice([0.5, 2.0], N),
+        },
+        index=[f"s{i}" for i in range(N)],
+    )
+    obs.loc[obs.index[:4], "kind"] = "rare"
+    obs.loc[obs.index[10:20], "kind"] = None
+    card = {
+        "modality": "wells",
+        "labels": {
+            "kind": {"kind": "categorical", "role": "biological"},
+            "dose": {"kind": "ordinal", "role": "technical"},
+            "size": {"kind": "numeric"},
+        },
+    }
+    codes = np.maximum(rng.standard_normal((N, 6)), 0) * (rng.random((N, 6)) < 0.3)
+    codes[:, 2] = np.where((obs["kind"] == "b") & (rng.random(N) < 0.8), 1.0 + rng.random(N), 0.0)
+    codes[:, 5] = 0.0
+    return obs, card, codes
+
+
+def config(**changes) -> Enrichment:
+    return Enrichment(**{"bootstraps": 60, "permutations": 40, "labels": ["kind", "dose"], **changes})
+
+
+def test_planted_label_atom(samples):
+    obs, card, codes = samples
+    labels = choose(obs, card, config())
+    assert [label.names for label in labels] == [["a", "b", "c"], ["0.5", "2"]]
+    train = (obs["split"] == "train").to_numpy()
+    table = enrich_labels(sparse.csr_matrix(codes.astype(np.float32)), labels, train, config())
+    top = table.loc[table["q"].idxmin()]
+    assert (top["atom"], top["label"], top["term"], top["role"]) == (2, "kind", "b", "biological")
+    assert top["low"] > top["null_auroc"] > 0.5
+    assert top["odds_low"] > 10
+    assert top["low"] <= top["auroc"] <= top["high"]
+    assert 5 not in set(table["atom"])
+    others = table[table["atom"] != 2]
+    assert (others["q"] > 0.05).all()
+    assert ((others["auroc"] - 0.5).abs() + 0.5 < others["null_auroc"] + 0.05).all()
+
+
+def test_numbers_agree_with_scipy(samples):
+    obs, card, codes = samples
+    label = choose(obs, card, config())[0]
+    assert (obs["split"].iloc[label.rows] == "test").all()
+    train = (obs["split"] == "train").to_numpy()
+    table = enrich_labels(sparse.csr_matrix(codes.astype(np.float32)), [label], train, config())
+    row = table[(table["atom"] == 0) & (table["term"] == "c")].iloc[0]
+    test = obs[(obs["split"] == "test") & obs["kind"].notna()]
+    code = codes[obs.index.get_indexer(test.index), 0].astype(np.float32)
+    inside = (test["kind"] == "c").to_numpy()
+    by_hand = stats.mannwhitneyu(code[inside], code[~inside], method="asymptotic")
+    assert row["auroc"] == pytest.approx(by_hand.statistic / (inside.sum() * (~inside).sum()))
+    assert row["p"] == pytest.approx(by_hand.pvalue)
+    counts = [((code > 0) == a)[inside == b].sum() + 0.5 for a in (True, False) for b in (True, False)]
+    assert row["odds_ratio"] == pytest.approx(counts[0] * counts[3] / (counts[1] * counts[2]))
+    assert (row["n"], row["n_term"]) == (len(test), inside.sum())
+
+
+def test_wrong_labels_are_refused(samples):
+    obs, card, _ = samples
+    with pytest.raises(DataError, match="label 'colour' is not in the data set"):
+        choose(obs, card, config(labels=["colour"]))
+    with pytest.raises(DataError, match="label 'size' is numeric"):
+        choose(obs.assign(size=1.0), card, config(labels=["size"]))
+
+
+def test_every_table_is_written(samples, tmp_path):
+    obs, card, codes = samples
+    dataset = SimpleNamespace(card=card, name="wells")
+    fits = {("topk", 0): Coded(codes), ("topk", 1): Coded(codes), ("pca", 0): Coded(codes - 0.1)}
+    for folder in ("one", "two"):
+        enrich(dataset, obs, fits, config(), tmp_path / folder / "d" / "m" / "w", methods={"topk": "TOPK"})
+    for name, columns in TABLES.items():
+        paths = [tmp_path / folder / "d" / "m" / "w" / f"{name}.parquet" for folder in ("one", "two")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+        assert list(pd.read_parquet(paths[0]).columns) == list(columns)
+    table = pd.read_parquet(tmp_path / "one" / "d" / "m" / "w" / "labels.parquet")
+    assert set(zip(table["dictionary"], table["method"], table["seed"])) == {
+        ("topk", "TOPK", 0),
+        ("topk", "TOPK", 1),
+        ("pca", "pca", 0),
+    }
+    assert (table["dataset"] + table["model"] + table["whitening"] == "dmw").all()
+    assert table.loc[table["dictionary"] == "topk", "q"].notna().all()
+
+
+def test_dictionaries_can_be_left_out(samples, tmp_path):
+    obs, card, codes = samples
+    fits = {("topk", 0): Coded(codes), ("pca", 0): Coded(codes)}
+    enrich(SimpleNamespace(card=card), obs, fits, config(dictionaries=["pca"]), tmp_path / "d" / "m" / "w")
+    assert set(pd.read_parquet(tmp_path / "d" / "m" / "w" / "labels.parquet")["dictionary"]) == {"pca"}
+
+
+def test_what_does_not_fit_is_refused(samples, tmp_path):
+    obs, card, codes = samples
+    dataset = SimpleNamespace(card=card)
+    with pytest.raises(DataError, match="needs single cells, but the data set holds wells"):
+        enrich(dataset, obs, {}, config(), tmp_path, gene_sets={"c": {"s": ["A"]}})
+    with pytest.raises(DataError, match="needs proteins, but the data set holds wells"):
+        enrich(dataset, obs, {}, config(residues=True), tmp_path)
+    with pytest.raises(DataError, match="have 10 rows, but there are 600 samples"):
+        enrich(dataset, obs, {("topk", 0): Coded(codes[:10])}, config(), tmp_path)
+    with pytest.raises(DataError, match="no sample is in the test split"):
+        enrich(dataset, obs.assign(split="train"), {}, config(), tmp_path)
