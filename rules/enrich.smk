@@ -17,6 +17,7 @@ rule enrich:
         enrichment=lambda w: PLAN.study(w.dataset).enrichment.model_dump(mode="json"),
         gene_sets=lambda w: PLAN.study(w.dataset).enrichment.gene_sets,
         fits=lambda w: PLAN.fits(w.dataset, w.model),
+        methods=lambda w: PLAN.methods(w.dataset, w.model),
         code=code("enrich.py"),
     script:
         "../scripts/enrich.py"

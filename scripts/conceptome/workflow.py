@@ -104,6 +104,11 @@ class Plan:
         """Every (dictionary, seed) of a model, in the configured order."""
         return [(name, seed) for name in self.dictionaries(dataset, model) for seed in self.config.run.seeds]
 
+    def methods(self, dataset: str, model: str) -> dict[str, str]:
+        """The method of each dictionary of a model."""
+        study = self.study(dataset)
+        return {name: study.dictionaries[name].method for name in self.dictionaries(dataset, model)}
+
     def fit_files(self, kind: str, dataset: str, model: str, whitening: str) -> list[str]:
         """One file per fit, in the order of `fits`; kind is 'dictionary', 'card' or 'codes'."""
         folder, name = {
