@@ -43,7 +43,8 @@ def test_every_job_left_a_complete_record(finished):
     assert {"retrieve", "embed", "whiten", "learn", "measure", "enrich"} <= rules
     assert all(record["status"] == "success" for record in records)
     learned = next(record for record in records if record["rule"] == "learn")
-    assert learned["outputs"] and all(len(item["sha256"]) == 64 for item in learned["outputs"])
+    assert learned["outputs"]
+    assert all(len(item["sha256"]) == 64 for item in learned["outputs"])
 
 
 def test_whitening_was_fitted_on_training_controls_only(finished):

@@ -1,4 +1,4 @@
-"""Two runs from scratch give the same bytes, also when one of them was interrupted; a full disk leaves nothing half-written."""
+"""Runs from scratch give the same bytes, also after an interruption; a full disk leaves nothing half-written."""
 
 import os
 import shutil
@@ -66,5 +66,5 @@ def test_a_full_disk_gets_one_clear_line_and_leaves_nothing_half_written(finishe
     done = subprocess.run(["unshare", "-rm", "bash", "-c", inside], text=True, capture_output=True, env=environment())
     output = done.stdout + done.stderr
     assert done.returncode != 0
-    assert "disk is full" in output, output
+    assert "disk full while writing" in output, output
     assert not [line for line in done.stdout.splitlines() if line.endswith("X.h5ad") or ".partial" in line], output
