@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run dry-run test test-slow benchmark report dag lint format lock schema sources mlflow unlock clean clean-all
+.PHONY: help setup run dry-run test test-slow report dag lint format lock schema sources mlflow unlock clean clean-all
 
 PYTHON ?= python3
 VENV := .venv
@@ -34,11 +34,8 @@ dry-run: $(STAMP) ## say what `make run` would do
 test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(STAMP) ## the longer checks: two runs from scratch, offline run, the whole default run
+test-slow: $(STAMP) ## the longer checks: two runs from scratch, an interrupted run
 	@$(BIN)/python -m pytest -m slow $(ARGS)
-
-benchmark: $(STAMP) ## timings, as ratios measured side by side
-	@$(BIN)/python -m benchmarks $(ARGS)
 
 report: $(STAMP) ## the Snakemake report of the last run, one offline HTML file
 	@$(CONCEPTOME) report $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES))

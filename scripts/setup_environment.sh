@@ -13,7 +13,7 @@ rm -rf "$VENV"
 lock=$(mktemp)
 trap 'rm -f "$lock"' EXIT
 grep -v '^torch==' requirements.lock > "$lock"
-pip=("$VENV/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps)
+pip=("$VENV/bin/python" -m pip --disable-pip-version-check --quiet --quiet install --no-deps)
 echo "  $(grep "^torch==" requirements.lock) (README.md says how to choose the CPU build)"
 "${pip[@]}" "$(grep '^torch==' requirements.lock)"
 echo "  everything else, with hashes required"

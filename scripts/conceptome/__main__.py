@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     unlock.add_argument("--directory", default=".", metavar="DIR", help="folder to unlock (default: this one)")
     unlock.set_defaults(function=_unlock)
 
-    schema = commands.add_parser("schema", help="write config/schema.json from the configuration models")
+    schema = commands.add_parser("schema", help="write config/schema.json and config/README.md from the models")
     schema.set_defaults(function=_schema)
     return parser
 
@@ -149,13 +149,17 @@ def _schema(arguments: argparse.Namespace) -> int:
     import json
 
     from conceptome.config import Config
+    from conceptome.config.reference import render
     from conceptome.files import atomic_path
     from conceptome.provenance.run import checkout
 
     path = checkout() / "config" / "schema.json"
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(Config.model_json_schema(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(f"schema: {path}")
+    page = checkout() / "config" / "README.md"
+    with atomic_path(page) as temporary:
+        temporary.write_text(render(), "utf-8")
+    print(f"schema: {path}\nreference: {page}")
     return 0
 
 

@@ -58,3 +58,9 @@ def test_the_schema_on_disk_is_the_models_schema():
     assert json.loads((REPOSITORY / "config/schema.json").read_text()) == json.loads(
         json.dumps(Config.model_json_schema())
     )
+
+
+def test_the_reference_page_is_the_models_page():
+    from conceptome.config.reference import render
+
+    assert (REPOSITORY / "config/README.md").read_text() == render()
