@@ -1,7 +1,6 @@
 """From records to MLflow: complete, once, and again after an ingest that died."""
 
 import json
-import time
 
 import pandas as pd
 import pytest
@@ -180,13 +179,12 @@ def test_a_new_database_is_whole_or_absent(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*mlflow*"))
 
 
-def test_two_hundred_records_are_quick(results, tmp_path):
+def test_two_hundred_records_are_written_once(results, tmp_path):
     data = tmp_path / "x.npy"
     data.write_text("x")
     metrics = {f"metric/{number}": number / 7 for number in range(50)}
     for number in range(200):
         wildcards = {"dataset": f"study{number % 4}", "model": str(number)}
         write_record(results, f"job{number:03d}", wildcards=wildcards, inputs=[output(data)], metrics=metrics)
-    started = time.perf_counter()
     assert mlflow.ingest(results).added == 200
-    assert time.perf_counter() - started < 30  # about 10 s on a quiet machine
+    assert mlflow.ingest(results).added == 0

@@ -1,6 +1,5 @@
 """Codes: what is active, what is kept, and a Parquet file that gives back what was written."""
 
-import time
 
 import numpy as np
 import pandas as pd
@@ -94,13 +93,11 @@ def test_no_samples(tmp_path):
     assert codes.maximum().shape == (5,)
 
 
-def test_many_rows_in_several_row_groups_in_under_a_second(tmp_path):
+def test_many_rows_in_several_row_groups(tmp_path):
     csr = random_csr(100_000, 1024, 32)
     assert len(csr.indptr) > ROWS_PER_GROUP
     codes, obs = Codes(csr), obs_of(csr.shape[0])
-    before = time.process_time()
     codes.save(tmp_path / "c.parquet", obs)
-    assert time.process_time() - before < 1.5  # about 0.5 s on an idle core; the slack is for a busy machine
     read, _ = load(tmp_path / "c.parquet")
     assert (read.to_scipy() != csr).nnz == 0
 
