@@ -34,9 +34,7 @@ THREADS = CONFIG.run.threads
 os.environ.update(job_environment(CONFIG.run, HERE))
 
 
-def code(script, without=()):
-    """Digest and files of the code that a rule's script reaches: a change of it, and only that, re-runs the rule."""
-    return closure(HERE / "scripts" / script, without=list(without))
+include: "rules/common.smk"
 
 
 wildcard_constraints:

@@ -1,6 +1,5 @@
 """Codes: what is active, what is kept, and a Parquet file that gives back what was written."""
 
-
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq

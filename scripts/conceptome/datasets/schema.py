@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -416,8 +417,16 @@ def write(folder: Path, obs: pd.DataFrame, card: dict[str, Any], data: AnnData |
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if data is not None:
+        import h5py
+        from anndata.io import write_elem
+
         with atomic_path(folder / "X.h5ad") as temporary:
-            data.write_h5ad(temporary, compression="gzip", compression_opts=1)
+            # Through memory: on a full disk HDF5 crashes the process when it closes its file, and a crash can neither
+            # be reported in one line nor cleaned up after; a plain write raises.
+            held = io.BytesIO()
+            with h5py.File(held, "w") as handle:
+                write_elem(handle, "/", data, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
+            temporary.write_bytes(held.getbuffer())
     write_parquet(folder / "obs.parquet", obs)
     # The card comes last: a folder with a card is a complete one.
     write_json(folder / "card.json", card)
