@@ -185,6 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        # SQLite reports a full disk in an error of its own, which comes wrapped.
+        if "disk is full" not in str(error):
+            raise
+        print("error: the disk is full: free space, then run `conceptome mlflow ingest`", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

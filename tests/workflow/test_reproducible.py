@@ -43,7 +43,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(finished, tmp_path):
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=120) != 0
-    assert not list(workspace.path().rglob("*.partial*")), "a half-written file stayed behind"
+    assert not [path for path in workspace.digests() if ".partial" in path], "a half-written file stayed behind"
     workspace.snakemake()
     assert differing(finished.digests(), workspace.digests()) == []
 
