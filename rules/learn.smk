@@ -1,6 +1,7 @@
 KEY = "{dataset}/{model}/{whitening}/{dictionary}"
 
 
+# Methods without randomness are fitted once, all others with every seed: the two rules differ in their outputs alone.
 # One job fits every seed: the activations are read and whitened once. Codes are written by the same job, because the
 # dictionary is at hand and encoding is one pass over rows that are already in memory.
 rule learn:
@@ -14,6 +15,8 @@ rule learn:
         ),
         cards=expand(f"{R}/dictionaries/{KEY}/seed{{seed}}/card.json", seed=CONFIG.run.seeds, allow_missing=True),
         codes=expand(f"{R}/codes/{KEY}/seed{{seed}}/codes.parquet", seed=CONFIG.run.seeds, allow_missing=True),
+    wildcard_constraints:
+        dictionary=any_of(PLAN.dictionary_names(seedless=False)),
     log:
         f"{R}/logs/learn/{KEY}.log",
     conda:
@@ -23,7 +26,16 @@ rule learn:
         mem_mb=2000,
     params:
         dictionary=lambda w: PLAN.study(w.dataset).dictionaries[w.dictionary].model_dump(mode="json"),
-        seeds=CONFIG.run.seeds,
+        seeds=lambda w: PLAN.seeds(w.dataset, w.dictionary),
         code=lambda w: code("learn.py", without=PLAN.other_methods(w.dataset, w.dictionary)),
     script:
         "../scripts/learn.py"
+
+
+use rule learn as learn_seedless with:
+    output:
+        dictionaries=f"{R}/dictionaries/{KEY}/seed{CONFIG.run.seeds[0]}/dictionary.safetensors",
+        cards=f"{R}/dictionaries/{KEY}/seed{CONFIG.run.seeds[0]}/card.json",
+        codes=f"{R}/codes/{KEY}/seed{CONFIG.run.seeds[0]}/codes.parquet",
+    wildcard_constraints:
+        dictionary=any_of(PLAN.dictionary_names(seedless=True)),

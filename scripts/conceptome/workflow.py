@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conceptome.config import Config, Run, Study
+from conceptome.config.dictionaries import SEEDLESS
 from conceptome.dictionaries import METHODS
 from conceptome.errors import ConfigError
 from conceptome.models import MODELS
@@ -40,7 +41,8 @@ class Plan:
     Raises
     ------
     ConfigError
-        A study names a source that config/sources.yaml does not hold.
+        A study names a source that config/sources.yaml does not hold, or one name of a dictionary stands for methods
+        with and without seeds.
     """
 
     def __init__(self, config: Config, sources: Mapping[str, object]):
@@ -51,6 +53,11 @@ class Plan:
         for name in self.needed_sources():
             if name not in sources:
                 raise ConfigError(f"source '{name}' is not in config/sources.yaml: add it there, or give a 'path'")
+        for name in {*self.dictionary_names(seedless=True)} & {*self.dictionary_names(seedless=False)}:
+            raise ConfigError(
+                f"dictionaries.{name}: one study fits it with seeds and another with a method without seeds "
+                f"({', '.join(SEEDLESS)}): give one of them another name"
+            )
 
     def study(self, dataset: str) -> Study:
         """The study of a data set (they share their name)."""
@@ -102,7 +109,23 @@ class Plan:
 
     def fits(self, dataset: str, model: str) -> list[tuple[str, int]]:
         """Every (dictionary, seed) of a model, in the configured order."""
-        return [(name, seed) for name in self.dictionaries(dataset, model) for seed in self.config.run.seeds]
+        return [(name, seed) for name in self.dictionaries(dataset, model) for seed in self.seeds(dataset, name)]
+
+    def seeds(self, dataset: str, dictionary: str) -> list[int]:
+        """Seeds that a dictionary is fitted with: one where its method does not depend on it."""
+        seedless = self.study(dataset).dictionaries[dictionary].method in SEEDLESS
+        return self.config.run.seeds[:1] if seedless else self.config.run.seeds
+
+    def dictionary_names(self, *, seedless: bool) -> list[str]:
+        """Names of the dictionaries of all studies whose method does not (or does) depend on a seed."""
+        return sorted(
+            {
+                name
+                for study in self.config.studies.values()
+                for name, dictionary in study.dictionaries.items()
+                if (dictionary.method in SEEDLESS) == seedless
+            }
+        )
 
     def methods(self, dataset: str, model: str) -> dict[str, str]:
         """The method of each dictionary of a model."""

@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from conceptome.config.evidence import Enrichment
-from conceptome.enrichment.residues import choose_concepts, enrich_residues, f1_score, scale, shift_p, shifted
+from conceptome.enrichment.residues import Scale, choose_concepts, enrich_residues, f1_score, shift_p, shifted
 from conceptome.errors import DataError
 
 LENGTH = 60
@@ -116,11 +116,11 @@ def test_test_proteins_do_not_choose_anything(proteins):
 
 def test_negative_codes_give_both_signs():
     codes = sparse.csr_matrix(np.array([[2.0, 0.0, -1.0], [-4.0, 0.0, -2.0], [9.0, 5.0, 0.0]], dtype=np.float32))
-    scaled, atom, sign = scale(codes, np.array([0, 1]))
-    assert list(zip(atom, sign)) == [(0, 1), (0, -1), (2, -1)]
-    np.testing.assert_allclose(scaled.toarray(), [[1, 0, 0.5], [0, 1, 1], [4.5, 0, 0]])
-    _, atom, sign = scale(abs(codes), np.array([0, 1]))
-    assert list(zip(atom, sign)) == [(0, 1), (2, 1)]
+    scale = Scale.of(codes[:2])
+    assert list(zip(scale.atom, scale.sign)) == [(0, 1), (0, -1), (2, -1)]
+    np.testing.assert_allclose(scale.apply(codes).toarray(), [[1, 0, 0.5], [0, 1, 1], [4.5, 0, 0]])
+    scale = Scale.of(abs(codes)[:2])
+    assert list(zip(scale.atom, scale.sign)) == [(0, 1), (2, 1)]
 
 
 def test_random_atoms_are_not_significant(proteins):

@@ -25,6 +25,14 @@ def test_tables_count_what_a_loop_counts():
                 np.testing.assert_array_equal(tables[j, c], expected)
 
 
+def test_many_draws_at_once_are_each_draw():
+    dense, labels = example()
+    weights = np.random.default_rng(2).integers(0, 3, (4, 60))
+    tables = contingency_tables(sparse.csr_matrix(dense), labels, weights)
+    for draw in range(4):
+        np.testing.assert_array_equal(tables[draw], contingency_tables(sparse.csr_matrix(dense), labels, weights[draw]))
+
+
 def test_stored_zeros_are_silent():
     stored = sparse.csr_matrix(([0.0, 1.0], ([0, 1], [0, 0])), shape=(3, 1))
     assert contingency_tables(stored, np.ones((3, 1), bool))[0, 0, 0, 0] == 1

@@ -116,6 +116,9 @@ Dictionary = Annotated[
     TopK | Icfl | PcaDictionary | IcaDictionary | RandomDictionary | IdentityDictionary, Field(discriminator="method")
 ]
 
+# Methods whose atoms do not depend on a seed: they are fitted once.
+SEEDLESS = ("pca", "identity")
+
 OPTIONS: dict[str, type[DictionaryBase]] = {
     "topk": TopK,
     "icfl": Icfl,

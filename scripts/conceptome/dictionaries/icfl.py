@@ -17,7 +17,7 @@ from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Batch
-from conceptome.dictionaries.training import Progress, measure_scale, project_gradient, random_atoms, train
+from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
 
 if TYPE_CHECKING:
     import torch
@@ -179,24 +179,23 @@ class _Trainer:
         self.m, d = atoms.shape
         self.variance = float(d)
         self.rng = np.random.default_rng([seed, RESETS])
-        self.atoms = torch.from_numpy(atoms).requires_grad_()
-        self.bias = torch.from_numpy(bias).requires_grad_()
-        self.optimiser = torch.optim.Adam([self.atoms, self.bias], fused=True)
+        self.atoms = torch.from_numpy(atoms)
+        self.bias = torch.from_numpy(bias)
+        self.optimiser = Adam({"atoms": self.atoms, "bias": self.bias})
 
     def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         import torch
 
         options = self.options
         with torch.no_grad():
-            atoms, bias = self.atoms.detach(), self.bias.detach()
+            atoms, bias = self.atoms, self.bias
             codes = pursue(x - bias, atoms, [options.columns] * options.rounds, gram_of(atoms))
             residual = x - bias - codes.decode(atoms)
             fvu = float(residual.square().sum()) / (len(x) * self.variance)
             error = residual * (-2 / (len(x) * self.variance))
-            self.atoms.grad = codes.atom_gradient(error)
-            project_gradient(atoms, self.atoms.grad)
-            self.bias.grad = error.sum(dim=0)
-            self.optimiser.step()
+            in_atoms = codes.atom_gradient(error)
+            project_gradient(atoms, in_atoms)
+            self.optimiser.step({"atoms": in_atoms, "bias": error.sum(dim=0)})
             atoms /= atoms.norm(dim=1, keepdim=True)
             if (number + 1) % options.reset_every == 0 and number + 1 <= LAST_RESET * options.steps:
                 self._reset(near_duplicates(atoms.numpy(), options.reset_cosine))
@@ -212,9 +211,9 @@ class _Trainer:
         fresh = self.rng.standard_normal((len(which), self.atoms.shape[1]))
         fresh /= np.linalg.norm(fresh, axis=1, keepdims=True)
         index = torch.from_numpy(which)
-        self.atoms.detach()[index] = torch.from_numpy(fresh.astype(np.float32))
-        for name in ("exp_avg", "exp_avg_sq"):
-            self.optimiser.state[self.atoms][name][index] = 0
+        self.atoms[index] = torch.from_numpy(fresh.astype(np.float32))
+        for moment in self.optimiser.moments["atoms"]:
+            moment[index] = 0
 
 
 def fit(
@@ -239,5 +238,5 @@ def fit(
         deviation=scale.deviation,
         progress=progress,
     )
-    bias = trainer.bias.detach().numpy() * np.float32(scale.deviation)
-    return {"atoms": trainer.atoms.detach().numpy(), "bias": bias}, {**training, "resets": trainer.resets}
+    bias = trainer.bias.numpy() * np.float32(scale.deviation)
+    return {"atoms": trainer.atoms.numpy(), "bias": bias}, {**training, "resets": trainer.resets}

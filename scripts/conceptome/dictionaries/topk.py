@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.sparse import Batch
-from conceptome.dictionaries.training import Progress, measure_scale, project_gradient, random_atoms, train
+from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
 
 if TYPE_CHECKING:
     import torch
@@ -127,8 +127,8 @@ class _Trainer:
         self.options = options
         self.m, d = parameters["atoms"].shape
         self.variance = float(d)
-        self.parameters = {name: torch.from_numpy(value).requires_grad_() for name, value in parameters.items()}
-        self.optimiser = torch.optim.Adam(list(self.parameters.values()), eps=6.25e-10, fused=True)
+        self.parameters = {name: torch.from_numpy(value) for name, value in parameters.items()}
+        self.optimiser = Adam(self.parameters, epsilon=6.25e-10)
 
     def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         import torch
@@ -136,7 +136,7 @@ class _Trainer:
         options = self.options
         with torch.no_grad():
             loss = loss_and_gradients(
-                {name: value.detach() for name, value in self.parameters.items()},
+                self.parameters,
                 x,
                 options.k,
                 variance=self.variance,
@@ -146,9 +146,7 @@ class _Trainer:
             )
             atoms = self.parameters["atoms"]
             project_gradient(atoms, loss.gradients["atoms"])
-            for name, value in self.parameters.items():
-                value.grad = loss.gradients[name]
-            self.optimiser.step()
+            self.optimiser.step(loss.gradients)
             atoms /= atoms.norm(dim=1, keepdim=True)
         return loss.fvu, loss.fired
 
@@ -179,7 +177,7 @@ def fit(
         deviation=scale.deviation,
         progress=progress,
     )
-    parameters = {name: value.detach().numpy() for name, value in trainer.parameters.items()}
+    parameters = {name: value.numpy() for name, value in trainer.parameters.items()}
     # Codes are as long as the activations: undo the scaling in the two biases, the only parameters that carry it.
     for name in ("bias", "encoder_bias"):
         parameters[name] = parameters[name] * np.float32(scale.deviation)

@@ -106,11 +106,52 @@ def project_gradient(atoms: torch.Tensor, gradient: torch.Tensor) -> None:
     gradient -= (gradient * atoms).sum(dim=1, keepdim=True) * atoms
 
 
+class Adam:
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1) on gradients that are given, not traced.
+
+    torch.optim imports its compiler when the first optimiser is made, which takes longer than many a fit.
+
+    Parameters
+    ----------
+    parameters
+        Name → tensor, changed in place.
+    epsilon
+        Added to the root of the second moment.
+
+    Attributes
+    ----------
+    learning_rate
+        Set before each step.
+    moments
+        Name → (first, second) moment, each of the parameter's shape.
+    """
+
+    def __init__(self, parameters: dict[str, torch.Tensor], epsilon: float = 1e-8, betas: tuple = (0.9, 0.999)):
+        import torch
+
+        self.parameters, self.epsilon, self.betas = parameters, epsilon, betas
+        self.learning_rate = 0.0
+        self.steps = 0
+        self.moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
+
+    def step(self, gradients: dict[str, torch.Tensor]) -> None:
+        """Move every parameter by its gradient."""
+        self.steps += 1
+        beta1, beta2 = self.betas
+        size = self.learning_rate / (1.0 - beta1**self.steps)
+        root = math.sqrt(1.0 - beta2**self.steps)
+        for name, value in self.parameters.items():
+            gradient, (first, second) = gradients[name], self.moments[name]
+            first.lerp_(gradient, 1.0 - beta1)
+            second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+            value.addcdiv_(first, second.sqrt().div_(root).add_(self.epsilon), value=-size)
+
+
 class Trainer(Protocol):
     """One method's state and its step."""
 
     m: int
-    optimiser: torch.optim.Optimizer
+    optimiser: Adam
 
     def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """Take one step on scaled rows (B, d); return Σ‖x̂−x‖² / Σ‖x−mean‖² and which atoms fired, bool (m,)."""
@@ -156,8 +197,7 @@ def train(
     order = batch_order(rows.shape[0], batch_size, seed)
     for number in range(steps):
         x = torch.from_numpy(rows.take(next(order))) / deviation
-        for group in trainer.optimiser.param_groups:
-            group["lr"] = learning_rate * rate(number, steps)
+        trainer.optimiser.learning_rate = learning_rate * rate(number, steps)
         try:
             fvu, fired = trainer.step(x, silent >= dead_after, number)
         except (FloatingPointError, torch.linalg.LinAlgError):

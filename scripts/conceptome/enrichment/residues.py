@@ -197,39 +197,50 @@ def choose_concepts(obs: pd.DataFrame, annotations: pd.DataFrame, min_proteins: 
     )
 
 
-def scale(codes: sparse.csr_matrix, train: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
-    """Scale the positive part of every atom by its maximum on training residues.
+@dataclass(frozen=True)
+class Scale:
+    """Atoms in units of their maximum on training residues.
 
-    If any code is negative (raw neurons, PCA, ICA, signed sparse codes), the negated atoms follow as further atoms.
+    If any training code is negative (raw neurons, PCA, ICA, signed sparse codes), the negated atoms follow as further
+    atoms; those without a positive value on the training residues are left out.
 
-    Parameters
+    Attributes
     ----------
-    codes
-        (N, m).
-    train
-        (n,) int64, training rows.
-
-    Returns
-    -------
-    scaled
-        (N, a) float32 CSC of positive values, in units of the maximum; atoms silent on the training rows are left out.
     atom, sign
         (a,) int64: which atom, and +1 or −1.
+    top
+        (a,) float32: the largest value on the training residues.
     """
-    from scipy import sparse
 
-    signs = (1, -1) if codes.nnz and codes.data.min() < 0 else (1,)
-    columns, atoms, sides = [], [], []
-    for sign in signs:
-        side = codes.tocsc() * np.float32(sign)
-        side.data[side.data < 0] = 0.0
-        side.eliminate_zeros()
-        top = np.asarray(side[train].max(axis=0).todense(), dtype=np.float32).ravel()
-        alive = np.flatnonzero(top > 0)
-        columns.append((side[:, alive] @ sparse.diags(1.0 / top[alive])).astype(np.float32))
-        atoms.append(alive)
-        sides.append(np.full(len(alive), sign, dtype=np.int64))
-    return sparse.hstack(columns, format="csc"), np.concatenate(atoms), np.concatenate(sides)
+    atom: np.ndarray
+    sign: np.ndarray
+    top: np.ndarray
+
+    @classmethod
+    def of(cls, train: sparse.csr_matrix) -> Scale:
+        """Take the maxima of training codes (n, m)."""
+        highest = train.max(axis=0).toarray().ravel()
+        lowest = train.min(axis=0).toarray().ravel()
+        up, down = np.flatnonzero(highest > 0), np.flatnonzero(lowest < 0)
+        return cls(
+            np.concatenate([up, down]),
+            np.repeat(np.array([1, -1]), [len(up), len(down)]),
+            np.concatenate([highest[up], -lowest[down]]).astype(np.float32),
+        )
+
+    def apply(self, codes: sparse.csr_matrix) -> sparse.csc_matrix:
+        """Scale codes (n, m): (n, a) float32 of their positive values."""
+        from scipy import sparse
+
+        values = codes.tocsc()
+        lengths = np.diff(values.indptr)[self.atom]
+        # Positions of the atoms' stored values, atom after atom.
+        offset = np.cumsum(lengths) - lengths
+        at = np.arange(lengths.sum()) + np.repeat(values.indptr[self.atom] - offset, lengths)
+        data = values.data[at] * np.repeat((self.sign / self.top).astype(np.float32), lengths)
+        keep = data > 0
+        indptr = np.concatenate([[0], np.cumsum(keep)])[np.concatenate([offset, [len(at)]])]
+        return sparse.csc_matrix((data[keep], values.indices[at[keep]], indptr), shape=(codes.shape[0], len(lengths)))
 
 
 def above(values: sparse.csc_matrix, threshold: float) -> sparse.csc_matrix:
@@ -370,10 +381,11 @@ def enrich_residues(codes: sparse.csr_matrix, concepts: Concepts, config: Enrich
     import pandas as pd
 
     validation, test = concepts.parts["validation"], concepts.parts["test"]
-    scaled, atom, sign = scale(codes, concepts.parts["train"].rows)
+    scale = Scale.of(codes[concepts.parts["train"].rows])
+    atom, sign = scale.atom, scale.sign
     if not len(atom):
         return pd.DataFrame()
-    f1, choice = grid(scaled[validation.rows], validation, config.residue_thresholds)
+    f1, choice = grid(scale.apply(codes[validation.rows]), validation, config.residue_thresholds)
     kept = f1 > config.min_f1
     best = np.argmax(f1, axis=0)
     every = np.arange(len(concepts.names))
@@ -383,7 +395,7 @@ def enrich_residues(codes: sparse.csr_matrix, concepts: Concepts, config: Enrich
         return pd.DataFrame()
     threshold = np.asarray(config.residue_thresholds)[choice[column, concept]]
 
-    values = scaled[test.rows]
+    values = scale.apply(codes[test.rows])
     owner = test.owner()
     n_proteins = len(test.lengths)
     residues = test.residues.tocsc()

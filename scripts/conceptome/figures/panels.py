@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Methods whose atoms do not depend on a seed.
-SEEDLESS = ("pca", "identity")
 KEYS = ["dataset", "model", "whitening", "dictionary", "method"]
 
 

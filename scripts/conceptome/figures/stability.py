@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from conceptome.config.dictionaries import SEEDLESS
 from conceptome.figures import captions, style
 from conceptome.figures.panels import (
     KEYS,
-    SEEDLESS,
     Drawing,
     dictionaries,
     is_null_model,

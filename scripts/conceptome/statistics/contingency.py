@@ -20,28 +20,30 @@ def contingency_tables(active: sparse.spmatrix, labels: np.ndarray, weights: np.
     labels
         (n, c) bool.
     weights
-        (n,) integer weights of the samples (bootstrap counts), or None.
+        (n,) integer weights of the samples (bootstrap counts), or (b, n) for b draws at once, or None.
 
     Returns
     -------
     numpy.ndarray
-        (m, c, 2, 2) float64: [..., 0, 0] active and labelled, [..., 0, 1] active and not labelled,
+        (m, c, 2, 2), or (b, m, c, 2, 2), float64: [..., 0, 0] active and labelled, [..., 0, 1] active and not labelled,
         [..., 1, 0] silent and labelled, [..., 1, 1] silent and not labelled.
     """
     from scipy import sparse
 
-    active = sparse.csc_matrix(active != 0, dtype=np.float64)
-    weights = np.ones(active.shape[0]) if weights is None else np.asarray(weights, dtype=np.float64)
-    weighted = np.asarray(labels, dtype=bool) * weights[:, None]
-    positive = weighted.sum(axis=0)
-    both = active.T @ weighted
-    firing = (active.T @ weights)[:, None]
+    atoms = sparse.csr_matrix((active != 0).T, dtype=np.float64)
+    labels = np.asarray(labels, dtype=bool)
+    draws = np.ones((1, len(labels))) if weights is None else np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    # (n, draw, class), so that one product with the sparse matrix counts every draw.
+    weighted = labels[:, None, :] * draws.T[:, :, None]
+    both = (atoms @ weighted.reshape(len(labels), -1)).reshape(-1, *weighted.shape[1:]).transpose(1, 0, 2)
+    firing = (atoms @ draws.T).T[:, :, None]
+    positive = weighted.sum(axis=0)[:, None, :]
     tables = np.empty((*both.shape, 2, 2))
     tables[..., 0, 0] = both
     tables[..., 0, 1] = firing - both
     tables[..., 1, 0] = positive - both
-    tables[..., 1, 1] = weights.sum() - positive - firing + both
-    return tables
+    tables[..., 1, 1] = draws.sum(axis=1)[:, None, None] - positive - firing + both
+    return tables if weights is not None and np.ndim(weights) == 2 else tables[0]
 
 
 def odds_ratio(tables: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,28 +35,34 @@ class RankedCodes:
         value = csc.data[order]
         self._row = csc.indices[order]
         self._indptr = csc.indptr
-        self._column = column
-        self._negative = value < 0
+        # Within an atom the negative values come first: each atom is two segments, below and above its zeros.
+        negative = np.bincount(column[value < 0], minlength=self.shape[1])
+        self._negative_end = csc.indptr[:-1] + negative
+        self._segments = np.stack([negative, np.diff(csc.indptr) - negative], axis=1).ravel()
         # A block is a run of equal values within one atom.
         starts = np.ones(len(value), dtype=bool)
         starts[1:] = (value[1:] != value[:-1]) | (column[1:] != column[:-1])
-        self._block_start = np.flatnonzero(starts)
-        self._block = np.cumsum(starts) - 1
+        self._block = np.concatenate([np.flatnonzero(starts), [len(value)]])
+        self._block_column = column[self._block[:-1]]
+        # Filled with the ranks of one weighting at a time.
+        self._matrix = sparse.csr_matrix((np.zeros(len(value)), self._row, csc.indptr), shape=self.shape[::-1])
 
-    def _ranks(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Midrank (weight below + half the weight tied) of every stored value and of zero; block and zero weights."""
-        n, m = self.shape
+    def _above_zero(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Midrank (weight below + half that tied) of every stored value minus that of zero, and that of zero (m,)."""
         w = np.ones(len(self._row)) if weights is None else weights[self._row]
-        total = float(n) if weights is None else float(weights.sum())
+        total = float(self.shape[0]) if weights is None else float(weights.sum())
         running = np.concatenate([[0.0], np.cumsum(w)])
-        stored = running[self._indptr[1:]] - running[self._indptr[:-1]]
-        zeros = total - stored
-        block = np.add.reduceat(w, self._block_start) if len(w) else np.zeros(0)
-        below = running[self._block_start] - running[self._indptr[self._column[self._block_start]]]
-        rank = (below + block / 2.0)[self._block]
-        rank += np.where(self._negative, 0.0, zeros[self._column])
-        negative = np.bincount(self._column, weights=w * self._negative, minlength=m)
-        return rank, negative + zeros / 2.0, block, zeros
+        base = running[self._indptr[:-1]]
+        zeros = total - (running[self._indptr[1:]] - base)
+        zero_rank = running[self._negative_end] - base + zeros / 2.0
+        if len(self._block) == len(running):
+            rank = running[:-1] + w / 2.0
+        else:
+            edge = running[self._block]
+            rank = np.repeat((edge[:-1] + edge[1:]) / 2.0, np.diff(self._block))
+        shift = np.stack([-base - zero_rank, zeros - base - zero_rank], axis=1).ravel()
+        rank += np.repeat(shift, self._segments)
+        return rank, zero_rank
 
     def auroc(self, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Probability that a sample with the label has the larger code, ties counted half.
@@ -77,29 +83,26 @@ class RankedCodes:
         ----------
         Mann and Whitney, Annals of Mathematical Statistics 18 (1947); U from midranks.
         """
-        from scipy import sparse
-
         labels = np.asarray(labels, dtype=bool)
         labels = labels[:, None] if labels.ndim == 1 else labels
         if len(labels) != self.shape[0]:
             raise ValueError(f"labels have {len(labels)} rows, codes {self.shape[0]}")
         weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         weighted = labels.astype(np.float64) if weights is None else labels * weights[:, None]
-        rank, zero_rank, _, _ = self._ranks(weights)
         # Only the difference to the rank of zero is stored, so the product touches the non-zero codes alone.
-        above_zero = sparse.csc_matrix((rank - zero_rank[self._column], self._row, self._indptr), shape=self.shape)
+        self._matrix.data, zero_rank = self._above_zero(weights)
         positive = weighted.sum(axis=0)
         total = float(self.shape[0]) if weights is None else weights.sum()
         # Positives against positives (themselves included) contribute exactly half of positive².
-        u = above_zero.T @ weighted + zero_rank[:, None] * positive - positive**2 / 2.0
+        u = self._matrix @ weighted + zero_rank[:, None] * positive - positive**2 / 2.0
         pairs = positive * (total - positive)
         return np.divide(u, pairs, out=np.full(u.shape, np.nan), where=pairs > 0)
 
     def tie_terms(self) -> np.ndarray:
         """Σ (t³ − t) over the blocks of ties of each atom, (m,) float64."""
-        _, _, block, zeros = self._ranks(None)
-        column = self._column[self._block_start]
-        return np.bincount(column, weights=block**3 - block, minlength=self.shape[1]) + zeros**3 - zeros
+        block, zeros = np.diff(self._block).astype(np.float64), self.shape[0] - np.diff(self._indptr).astype(np.float64)
+        ties = np.bincount(self._block_column, weights=block**3 - block, minlength=self.shape[1])
+        return ties + zeros**3 - zeros
 
 
 def auroc_matrix(codes: sparse.spmatrix, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
