@@ -34,8 +34,8 @@ rule learn:
 
 use rule learn as learn_seedless with:
     output:
-        dictionaries=f"{R}/dictionaries/{KEY}/seed{CONFIG.run.seeds[0]}/dictionary.safetensors",
-        cards=f"{R}/dictionaries/{KEY}/seed{CONFIG.run.seeds[0]}/card.json",
-        codes=f"{R}/codes/{KEY}/seed{CONFIG.run.seeds[0]}/codes.parquet",
+        dictionaries=[f"{R}/dictionaries/{KEY}/seed{CONFIG.run.seeds[0]}/dictionary.safetensors"],
+        cards=[f"{R}/dictionaries/{KEY}/seed{CONFIG.run.seeds[0]}/card.json"],
+        codes=[f"{R}/codes/{KEY}/seed{CONFIG.run.seeds[0]}/codes.parquet"],
     wildcard_constraints:
         dictionary=any_of(PLAN.dictionary_names(seedless=True)),

@@ -372,6 +372,9 @@ def gene_sets(rng):
                 key
                 | row
                 | {"atom": index, "effect": top, "low": top - 0.04, "high": top + 0.03, "null_effect": 0.62, "q": 1e-9}
+                | {"correlation": strength - 0.05 * index, "correlation_low": strength - 0.05 * index - 0.03}
+                | {"correlation_high": strength - 0.05 * index + 0.02, "correlation_null": 0.12}
+                | {"correlation_null_low": 0.08, "correlation_null_high": 0.16}
             )
             for atom in range(20):
                 effect = top - 0.02 * abs(atom - index) - 0.1 * (atom != index) * rng.random()

@@ -26,7 +26,7 @@ SHOWN = {
     "selectivity": ["value"],
     "probes": ["balanced_accuracy", "low", "high", "null"],
     "labels": ["auroc"],
-    "gene_sets": ["effect"],
+    "gene_sets": ["effect", "correlation"],
     "residues": ["count", "f1", "neuron_f1"],
     "stability": ["share", "mean_cosine", "coherence"],
     "recovery": ["best_correlation", "share"],
@@ -246,8 +246,8 @@ def test_the_top_term_is_picked_by_the_data_and_named():
     frame.loc[best, ["q", "effect"]] = [1e-200, 0.99]
     with style.look():
         drawing = gene_sets.draw(tables, figure_tables.cards())
-    titles = " ".join(text.get_text() for text in texts(drawing.figure))
-    assert "top term over all atoms:\nNeutrophil degranulation [Reactome]" in titles
+    titles = " ".join(" ".join(text.get_text() for text in texts(drawing.figure)).split())
+    assert "top term: Neutrophil degranulation [Reactome]" in titles
     baseline = frame["method"].isin(["random", "pca"]) & (frame["term"] == "Eukaryotic Translation Elongation")
     frame.loc[baseline, ["q", "effect"]] = [0.0, 1.0]
     assert gene_sets.top_term(frame)["term"] == "Neutrophil degranulation"

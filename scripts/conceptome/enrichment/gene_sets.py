@@ -513,8 +513,8 @@ class GeneSets:
     def _coherence(self, fit: _Fit, best: pd.DataFrame) -> pd.DataFrame:
         """Interval and null of the correlation of the best atoms' codes with the sets' scores.
 
-        The null is the `config.confidence` quantile of the largest correlation over as many permuted codes as there
-        were atoms (and signs): by Fisher's z, 1/√(n − 3) the deviation of one, taken as independent.
+        The null is the largest correlation over as many permuted codes as there were atoms (and signs), its median and
+        its interval: by Fisher's z, 1/√(n − 3) the deviation of one, taken as independent.
         """
         import pandas as pd
         from scipy.stats import norm
@@ -532,11 +532,12 @@ class GeneSets:
             drawn = (weights @ (x * y) - mean_x * mean_y) / np.sqrt(variance)
         low, high = interval(drawn * best["sign"].to_numpy(), config.confidence)
         tried = len(fit.atoms) * (2 if fit.signed else 1)
-        at = norm.isf(-np.expm1(np.log(config.confidence) / tried))
-        null = np.tanh(at / np.sqrt(max(len(x) - 3, 1)))
-        return pd.DataFrame(
-            {"correlation_low": low, "correlation_high": high, "correlation_null": null}, index=best.index
-        )
+        tail = (1.0 - config.confidence) / 2.0
+        found = {"correlation_low": low, "correlation_high": high}
+        for name, u in (("null", 0.5), ("null_low", tail), ("null_high", 1.0 - tail)):
+            at = norm.isf(-np.expm1(np.log(u) / tried))
+            found[f"correlation_{name}"] = np.tanh(at / np.sqrt(max(len(x) - 3, 1)))
+        return pd.DataFrame(found, index=best.index)
 
     def _control(self, fit: _Fit, best: pd.DataFrame) -> pd.DataFrame:
         """How well the best atoms tell non-control from control cells of the test part, with interval and null."""

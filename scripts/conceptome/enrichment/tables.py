@@ -83,6 +83,8 @@ TABLES: dict[str, dict[str, str]] = {
         "correlation_low": REAL,
         "correlation_high": REAL,
         "correlation_null": REAL,
+        "correlation_null_low": REAL,
+        "correlation_null_high": REAL,
         "auroc_control": REAL,
         "auroc_control_low": REAL,
         "auroc_control_high": REAL,

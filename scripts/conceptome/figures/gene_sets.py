@@ -34,11 +34,14 @@ Q = 0.05
 # Words of Hallmark names that stay in capitals.
 ACRONYMS = frozenset(("AKT", "DN", "DNA", "JAK", "KRAS", "MTOR", "MYC", "NFKB", "TGF", "TNFA", "UP", "UV", "WNT"))
 SIZE_LEVELS = (1.3, 3.0, 10.0)
+# What the side panels show of the best atoms, with the value that means no association.
+EFFECTS = {"effect": "effect (AUROC)", "correlation": "correlation r"}
+NEUTRAL = {"effect": 0.5, "correlation": 0.0}
 LARGEST = 12.0  # −log10 q at which a dot stops growing
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
-    """Draw F6: per data set a dot plot (top terms × top atoms) and the top term's best atom by dictionary."""
+    """Draw F6: per data set a dot plot (top terms × top atoms) and the top term's best atom by dictionary, two ways."""
     import pandas as pd
 
     columns = [*KEYS, "seed", "atom", "collection", "term", "effect", "low", "high", "q", "n_genes"]
@@ -51,13 +54,13 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     heights = [max(7, cells["y"].nunique()) for cells in chosen.values()]
 
     figure = style.new_figure(22 + sum(20 + 6.6 * height for height in heights))
-    axes = figure.subplots(len(datasets), 2, squeeze=False, width_ratios=[1.35, 1], height_ratios=heights)
+    axes = figure.subplots(len(datasets), 3, squeeze=False, width_ratios=[1.5, 0.75, 0.75], height_ratios=heights)
     drawing = Drawing(figure, "Gene sets of atoms")
     letters = style.letters()
     colours = _colours(chosen.values())
     facts, drawn = [], []
     mesh = None
-    for (dots, side), data in zip(axes, datasets):
+    for (dots, side, beside), data in zip(axes, datasets):
         cells = chosen[data]
         first = cells.iloc[0]
         drawn.append((data, first["model"]))
@@ -70,19 +73,27 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         style.mark(dots, letter, f"{dataset_title(cards[data], data, first['model'])}\n{which}")
         drawing.add(letter, cells)
         facts.append(f"{data}: {len(cells)} pairs of {cells['atom'].nunique()} atoms and {cells['y'].nunique()} terms")
-        winner = top_term(frame[frame["dataset"] == data])
-        table = _side(best, frame[frame["dataset"] == data], winner)
-        letter = next(letters)
-        rows = dictionaries(table)
-        seeds = _per_seed(best, frame[frame["dataset"] == data], winner)
-        dot_rows(side, table, "effect", rows, seeds=seeds)
-        side.axvline(0.5, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
-        side.set_xlabel("effect of the best atom (AUROC)")
+        own = frame[frame["dataset"] == data]
+        winner = top_term(own)
         name = readable(winner["term"], winner["collection"])
-        style.mark(side, letter, "top term over all atoms:\n" + textwrap.fill(name, 44))
-        named = {"collection": winner["collection"], "term": winner["term"]}
-        drawing.add(letter, table.assign(**named), seeds.assign(**named))
-        facts.append(_verdict(data, name, table))
+        titles = ("top term:\n" + _two_lines(winner["term"], winner["collection"], 24), "code against\nthe set's score")
+        tables = []
+        for panel, title, (effect, label) in zip((side, beside), titles, EFFECTS.items()):
+            found = _best_rows(best, own, winner, effect)
+            if effect not in found or found[effect].isna().all():
+                panel.set_visible(False)
+                continue
+            table = over_seeds(found, KEYS, effect, nulls=True)
+            letter = next(letters)
+            dot_rows(panel, table, effect, dictionaries(table), seeds=found)
+            panel.axvline(NEUTRAL[effect], color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
+            panel.set_xlabel(label)
+            style.mark(panel, letter, title)
+            named = {"collection": winner["collection"], "term": winner["term"]}
+            drawing.add(letter, table.assign(**named), found[[*KEYS, "seed", "atom", effect]].assign(**named))
+            tables.append(_verdict(table, effect))
+        beside.set_yticklabels([])
+        facts.append(f"{data}, {name}: " + "; ".join(tables))
     bar = figure.colorbar(mesh, ax=axes[-1, 0], location="bottom", shrink=0.6, aspect=25, pad=0.02)
     bar.set_label("effect (AUROC of genes in the set; 0.5 = none)")
     bar.outline.set_linewidth(0.4)
@@ -105,7 +116,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "their "
         f"best q, each with a best term of its own. n: {genes}. {captions.several(facts)}.",
         "The term on the right is picked by the data: the smallest q, then the largest effect, over all terms and all "
-        "atoms of the learned dictionaries; then every dictionary's best atom for that term is shown.",
+        "atoms of the learned dictionaries; then every dictionary's best atom for that term (chosen on training and "
+        "validation cells) is shown twice: by the effect, and by the correlation r, over test cells, of its code with "
+        "the set's score (mean standardised expression of its genes minus that of all others).",
         captions.interval(cards, datasets, "enrichment")
         + " Small ticks are seeds. "
         + captions.seeds_sentence(frame["seed"].nunique()),
@@ -234,46 +247,37 @@ def _dots(axes: Axes, cells: pd.DataFrame, colours: object, norm: object) -> obj
     return mesh
 
 
-def _best_rows(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.DataFrame:
-    """Best atom for the winning term, one row per dictionary, whitening and seed, with its null."""
+def _best_rows(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series, effect: str) -> pd.DataFrame:
+    """Best atom for the winning term, one row per dictionary, whitening and seed, with an effect and its null."""
     if len(best):
-        need(best, "gene_sets_best", [*KEYS, "seed", "collection", "term", "effect"])
+        need(best, "gene_sets_best", [*KEYS, "seed", "collection", "term", "effect", "correlation"])
         rows = best[(best["dataset"] == winner["dataset"]) & (best["model"] == winner["model"])]
         rows = rows[(rows["collection"] == winner["collection"]) & (rows["term"] == winner["term"])]
     else:
         rows = frame[(frame["collection"] == winner["collection"]) & (frame["term"] == winner["term"])]
     rows = rows.sort_values("effect", ascending=False, kind="stable")
     rows = rows.drop_duplicates([*KEYS, "seed"]).sort_index()
-    return rows.rename(columns={"null_effect": "null", "null_effect_low": "null_low", "null_effect_high": "null_high"})
+    if effect == "effect":
+        old = {"null_effect": "null", "null_effect_low": "null_low", "null_effect_high": "null_high"}
+        return rows.rename(columns=old)
+    bounds = ("low", "high", "null", "null_low", "null_high")
+    return rows.assign(**{name: rows.get(f"{effect}_{name}", float("nan")) for name in bounds})
 
 
-def _side(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.DataFrame:
-    """Summary over seeds of `_best_rows`."""
-    return over_seeds(_best_rows(best, frame, winner), KEYS, "effect", nulls=True)
-
-
-def _per_seed(best: pd.DataFrame, frame: pd.DataFrame, winner: pd.Series) -> pd.DataFrame:
-    return _best_rows(best, frame, winner)[[*KEYS, "seed", "atom", "effect"]]
-
-
-def _verdict(data: str, name: str, table: pd.DataFrame) -> str:
+def _verdict(table: pd.DataFrame, effect: str) -> str:
     """Say by how much the best learned dictionary's atom differs from the baselines' and the null's."""
+
+    def said(row: pd.Series) -> str:
+        value, low, high = (captions.number(row[name]) for name in (effect, "low", "high"))
+        return f"{style.dictionary_label(row['dictionary'], row['method'])} {value} [{low}, {high}]"
+
     learned = table[table["method"].isin(style.LEARNED)]
     others = table[~table["method"].isin(style.LEARNED)]
-    row = (learned if len(learned) else table).sort_values("effect").iloc[-1]
-    text = (
-        f"{data}, {name}: {style.dictionary_label(row['dictionary'], row['method'])} "
-        f"({style.whitening_label(row['whitening'])}) {captions.number(row['effect'])} "
-        f"[{captions.number(row['low'])}, {captions.number(row['high'])}]"
-    )
+    row = (learned if len(learned) else table).sort_values(effect).iloc[-1]
+    text = f"{EFFECTS[effect]} of {said(row)} ({style.whitening_label(row['whitening'])})"
     if len(others):
-        rest = others.sort_values("effect", ascending=False).drop_duplicates("dictionary")
-        named = (
-            f"{style.dictionary_label(r.dictionary, r.method)} {captions.number(r.effect)} "
-            f"[{captions.number(r.low)}, {captions.number(r.high)}]"
-            for r in rest.itertuples()
-        )
-        text += " against " + ", ".join(named)
+        rest = others.sort_values(effect, ascending=False).drop_duplicates("dictionary")
+        text += " against " + ", ".join(said(other) for _, other in rest.iterrows())
     if "null" in table and table["null"].notna().any():
         top = table["null_high"].max() if "null_high" in table else table["null"].max()
         text += f", null at most {captions.number(top)}"
