@@ -14,8 +14,8 @@ RESERVED_LABELS = ("sample_id", "control", "group", "split")
 class Input(Strict):
     """One input file: a name in config/sources.yaml, or a path on this machine (exactly one of the two)."""
 
-    source: str | None = None
-    path: str | None = None
+    source: str | None = Field(None, description="name in config/sources.yaml")
+    path: str | None = Field(None, description="a file of your own, relative to where you run")
 
     @model_validator(mode="after")
     def _one(self) -> Input:
@@ -27,9 +27,13 @@ class Input(Strict):
 class Label(Strict):
     """A column of obs that is a label, and what kind of label it is."""
 
-    kind: Literal["categorical", "ordinal", "numeric"] = "categorical"
-    role: Literal["biological", "technical"] = "biological"
-    title: str | None = None
+    kind: Literal["categorical", "ordinal", "numeric"] = Field(
+        "categorical", description="categorical, ordinal (ordered numbers) or numeric"
+    )
+    role: Literal["biological", "technical"] = Field(
+        "biological", description="biological, or technical (a warning, never a finding)"
+    )
+    title: str | None = Field(None, description="name in figures; null: the column's name")
     instances: str | None = Field(
         None,
         description="column whose distinct values are the independent instances of a class (the compounds of an "
@@ -40,17 +44,17 @@ class Label(Strict):
 class Control(Strict):
     """Which samples are controls: rows whose `column` holds one of `values`."""
 
-    column: str
-    values: list[str | int | float | bool]
+    column: str = Field(description="column that says which samples are controls")
+    values: list[str | int | float | bool] = Field(description="its values that mean control")
 
 
 class Split(Strict):
     """Fractions of GROUPS (not of samples) in each split, and the seed of the draw."""
 
-    train: float = 0.6
-    validation: float = 0.2
-    test: float = 0.2
-    seed: int = 0
+    train: float = Field(0.6, description="share of the groups")
+    validation: float = Field(0.2, description="share of the groups")
+    test: float = Field(0.2, description="share of the groups")
+    seed: int = Field(0, description="of the assignment of groups")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Split:
@@ -62,11 +66,13 @@ class Split(Strict):
 class QualityControl(Strict):
     """Filters and normalisation of single-cell counts, as scanpy names them."""
 
-    min_genes: int = 200
-    min_cells: int = 5
-    max_percent_mitochondrial: float | None = None
-    target_sum: float = 1e4
-    n_top_genes: int = 2000
+    min_genes: int = Field(200, description="genes that a kept cell expresses")
+    min_cells: int = Field(5, description="cells in which a kept gene is expressed")
+    max_percent_mitochondrial: float | None = Field(
+        None, description="largest share of mitochondrial counts of a kept cell, in percent"
+    )
+    target_sum: float = Field(1e4, description="counts per cell after normalisation; null: the median")
+    n_top_genes: int = Field(2000, description="variable genes that models read")
 
 
 class DatasetBase(Strict):
@@ -75,10 +81,10 @@ class DatasetBase(Strict):
     # The sets of input names that the reader takes; empty: one or more inputs with names of the user's choice.
     input_names: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
-    title: str
-    inputs: dict[str, Input] = {}
-    split: Split = Split()
-    labels: dict[str, Label] = {}
+    title: str = Field(description="name in figures and cards")
+    inputs: dict[str, Input] = Field({}, description="what the reader reads: key → source or path")
+    split: Split = Field(Split(), description="shares of train, validation and test; whole groups move together")
+    labels: dict[str, Label] = Field({}, description="column → what it is")
     subsample: int | None = Field(None, gt=0, description="keep this many samples (cells, wells, proteins), seeded")
     control_fraction: float = Field(
         0.2, gt=0, le=1, description="where there is no natural control, this seeded random share of samples serves"
@@ -105,7 +111,7 @@ class DatasetBase(Strict):
 class CellsBase(DatasetBase):
     """Keys that the single-cell readers share."""
 
-    quality_control: QualityControl = QualityControl()
+    quality_control: QualityControl = Field(QualityControl(), description="scanpy's filters and normalisation")
 
 
 class H5ad(CellsBase):
@@ -120,9 +126,11 @@ class H5ad(CellsBase):
         "X", description="where the normalised, log-transformed matrix lies if counts is null: a layer, 'X' or 'raw'"
     )
     gene_symbols: str | None = Field(None, description="var column with gene symbols; null: the var index")
-    control: Control | None = None
-    group: str | None = None
-    batch: str | None = None
+    control: Control | None = Field(
+        None, description="which cells are controls; null: none, whitening is then fitted on a seeded share"
+    )
+    group: str | None = Field(None, description="obs column of the unit of independence (donor, say); null: the cell")
+    batch: str | None = Field(None, description="obs column of the batch")
 
 
 class Kang2018(CellsBase):
@@ -138,8 +146,8 @@ class Kang2018(CellsBase):
 class Replace(Strict):
     """Several recorded values that mean one thing: each of `values` becomes `by`."""
 
-    values: list[str | int | float] = Field(min_length=1)
-    by: str | int | float
+    values: list[str | int | float] = Field(min_length=1, description="values to be replaced")
+    by: str | int | float = Field(description="what replaces them")
 
 
 class Profiles(DatasetBase):
@@ -150,7 +158,9 @@ class Profiles(DatasetBase):
     metadata_columns: list[str] | None = Field(
         None, description="columns that are metadata; null: columns that start with metadata_prefix"
     )
-    metadata_prefix: str = "Metadata_"
+    metadata_prefix: str = Field(
+        "Metadata_", description="columns of this prefix are metadata, unless metadata_columns lists them"
+    )
     ignore_columns: list[str] = Field([], description="columns that are neither labels nor features")
     sample_id: list[str] | None = Field(
         None, description="columns (new names) whose values, joined by ':', name a sample; null: row number"
@@ -159,9 +169,11 @@ class Profiles(DatasetBase):
     replace: dict[str, list[Replace]] = Field(
         {}, description="metadata column (new name) → recorded values that are one and the same value"
     )
-    control: Control | None = None
-    group: str | None = None
-    batch: str | None = None
+    control: Control | None = Field(
+        None, description="which profiles are controls; null: none, whitening is then fitted on a seeded share"
+    )
+    group: str | None = Field(None, description="column of the unit of independence (plate, say); null: the profile")
+    batch: str | None = Field(None, description="column of the batch")
     transform: Literal["none", "standardize"] = Field(
         "none", description="standardize: subtract the mean and divide by the deviation of training controls"
     )
@@ -176,14 +188,18 @@ class Proteins(DatasetBase):
 
     input_names: ClassVar[tuple[tuple[str, ...], ...]] = (("sequences", "annotations"), ("annotations",), ("flat",))
     reader: Literal["proteins"]
-    annotation_format: Literal["table", "uniprot_tsv", "flat"] = "table"
+    annotation_format: Literal["table", "uniprot_tsv", "flat"] = Field(
+        "table", description="table, uniprot_tsv or flat"
+    )
     columns: dict[Literal["protein", "type", "note", "start", "end", "isoform"], str] = Field(
         {}, description="table: our name (protein, type, note, start, end, isoform) → the table's column"
     )
-    max_length: int = Field(512, gt=0)
+    max_length: int = Field(512, gt=0, description="longer proteins are left out")
     n_proteins: int | None = Field(None, gt=0, description="seeded choice that covers the concepts; null: all")
-    max_residues: int | None = Field(None, gt=0)
-    min_proteins_per_concept: int = Field(5, gt=0)
+    max_residues: int | None = Field(
+        None, gt=0, description="residues in all; proteins are drawn until they are reached"
+    )
+    min_proteins_per_concept: int = Field(5, gt=0, description="concepts on fewer proteins are dropped")
     max_shared_words: float | None = Field(
         0.5,
         gt=0,
@@ -201,9 +217,11 @@ class Proteins(DatasetBase):
     merge_numbered_notes: bool = Field(
         True, description="'RRM 1' and 'RRM 2' → 'RRM', 'Helical; Name=3' → 'Helical': copies of one concept"
     )
-    non_standard_residues: Literal["error", "drop_protein", "keep"] = "error"
+    non_standard_residues: Literal["error", "drop_protein", "keep"] = Field(
+        "error", description="what happens to proteins with letters beside the 20 amino acids"
+    )
     beyond_end: Literal["error", "drop"] = Field("error", description="annotations beyond the end of their sequence")
-    seed: int = 0
+    seed: int = Field(0, description="of the choice of proteins")
 
 
 class SimulatedSmall(DatasetBase):
@@ -211,8 +229,8 @@ class SimulatedSmall(DatasetBase):
 
     input_names: ClassVar[tuple[tuple[str, ...], ...]] = ((),)
     reader: Literal["simulated_small"]
-    n_samples: int = Field(12_000, gt=0)
-    seed: int = 0
+    n_samples: int = Field(12_000, gt=0, description="samples")
+    seed: int = Field(0, description="of the simulation")
 
 
 class SimulatedLarge(DatasetBase):
@@ -220,12 +238,12 @@ class SimulatedLarge(DatasetBase):
 
     input_names: ClassVar[tuple[tuple[str, ...], ...]] = ((),)
     reader: Literal["simulated_large"]
-    n_samples: int = Field(6_000, gt=0)
-    n_programs: int = Field(100, gt=0)
-    n_genes: int = Field(2_000, gt=0)
-    n_cell_types: int = Field(40, gt=0)
-    n_batches: int = Field(3, gt=0)
-    seed: int = 0
+    n_samples: int = Field(6_000, gt=0, description="samples (cells)")
+    n_programs: int = Field(100, gt=0, description="hidden expression programmes")
+    n_genes: int = Field(2_000, gt=0, description="observed genes")
+    n_cell_types: int = Field(40, gt=0, description="hidden cell types")
+    n_batches: int = Field(3, gt=0, description="hidden batches")
+    seed: int = Field(0, description="of the simulation")
 
 
 Dataset = Annotated[

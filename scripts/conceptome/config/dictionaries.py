@@ -12,8 +12,8 @@ from conceptome.config.base import Strict
 class DictionaryBase(Strict):
     """Keys that every method shares. m = number of atoms (None: the method's natural number), k = L0 budget."""
 
-    m: int | None = Field(None, gt=0)
-    k: int | None = Field(None, gt=0)
+    m: int | None = Field(None, gt=0, description="number of atoms; null: the method's natural number")
+    k: int | None = Field(None, gt=0, description="largest number of active atoms per sample (L0); null: all")
 
     @model_validator(mode="after")
     def _k_fits(self) -> DictionaryBase:
@@ -34,10 +34,10 @@ class TrainedBase(DictionaryBase):
     their size. It follows the 1/√m law of Gao et al. (2024): the rate used is learning_rate · √(reference_m / m).
     """
 
-    steps: int = Field(1000, gt=0)
-    batch_size: int = Field(512, gt=0)
+    steps: int = Field(1000, gt=0, description="gradient steps")
+    batch_size: int = Field(512, gt=0, description="rows per step")
     learning_rate: float = Field(5e-3, gt=0, description="peak rate at m = reference_m")
-    reference_m: int = Field(1024, gt=0)
+    reference_m: int = Field(1024, gt=0, description="number of atoms at which learning_rate holds")
     dead_after: int = Field(30_000, gt=0, description="an atom silent for this many samples is dead")
 
     @property
@@ -50,23 +50,23 @@ class TopK(TrainedBase):
     """TopK sparse autoencoder (Gao et al. 2024)."""
 
     method: Literal["topk"]
-    m: int = Field(512, gt=0)
-    k: int = Field(32, gt=0)
-    k_aux: int = Field(64, gt=0)
-    aux_coefficient: float = Field(1 / 32, ge=0)
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="active atoms per sample")
+    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
+    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
 
 
 class Icfl(TrainedBase):
     """Iterative codebook feature learning (Donhauser et al. 2025)."""
 
     method: Literal["icfl"]
-    m: int = Field(512, gt=0)
-    rounds: int = Field(8, gt=0)
-    columns: int = Field(4, gt=0)
-    steps: int = Field(400, gt=0)
+    m: int = Field(512, gt=0, description="number of atoms")
+    rounds: int = Field(8, gt=0, description="rounds of the pursuit")
+    columns: int = Field(4, gt=0, description="atoms taken per round; L0 is at most rounds × columns")
+    steps: int = Field(400, gt=0, description="gradient steps of the dictionary")
     learning_rate: float = Field(1e-2, gt=0, description="peak rate at m = reference_m")
-    reset_every: int = Field(100, gt=0)
-    reset_cosine: float = Field(0.9, gt=0, le=1)
+    reset_every: int = Field(100, gt=0, description="steps between searches for near-duplicate atoms")
+    reset_cosine: float = Field(0.9, gt=0, le=1, description="above this cosine one of two atoms starts anew")
     k: int | None = Field(None, gt=0, description="set by rounds × columns; give it only to state it")
 
     @property
@@ -94,16 +94,16 @@ class IcaDictionary(DictionaryBase):
     """Independent components (FastICA) as atoms; codes cut to the k largest magnitudes (k null: all)."""
 
     method: Literal["ica"]
-    max_iterations: int = Field(200, gt=0)
-    max_rows: int = Field(10_000, gt=0)
+    max_iterations: int = Field(200, gt=0, description="iterations of FastICA")
+    max_rows: int = Field(10_000, gt=0, description="seeded training rows that it is fitted on")
 
 
 class RandomDictionary(DictionaryBase):
     """Random unit atoms, TopK encoder: the null of a learned dictionary."""
 
     method: Literal["random"]
-    m: int = Field(512, gt=0)
-    k: int = Field(32, gt=0)
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="active atoms per sample")
 
 
 class IdentityDictionary(DictionaryBase):

@@ -14,13 +14,13 @@ class Measures(Strict):
 
     bootstraps: int = Field(200, gt=0, description="bootstrap draws (by group) behind every interval")
     permutations: int = Field(50, gt=0, description="label permutations behind the null of selectivity")
-    confidence: float = Field(0.95, gt=0, lt=1)
-    seed: int = 0
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
+    seed: int = Field(0, description="of bootstraps, permutations and subsamples")
     max_rows: int = Field(
         4_000, gt=0, description="seeded rows behind reconstruction (of the test split), projection, spectrum, recovery"
     )
     selectivity: list[str] = Field([], description="label columns")
-    selectivity_max_rows: int = Field(20_000, gt=0)
+    selectivity_max_rows: int = Field(20_000, gt=0, description="seeded rows behind selectivity")
     dense_active: int = Field(
         32,
         gt=0,
@@ -28,16 +28,16 @@ class Measures(Strict):
         "so that about this many atoms are active per sample",
     )
     probes: list[str] = Field([], description="label columns; classes on too few groups are left out and listed")
-    min_groups_per_class: int = Field(6, gt=0)
+    min_groups_per_class: int = Field(6, gt=0, description="a class on fewer groups is left out and listed")
     min_test_groups_per_class: int = Field(
         3, gt=0, description="a class on fewer groups of the test split is left out and listed: nothing to judge it by"
     )
-    probe_max_rows: int = Field(20_000, gt=0)
+    probe_max_rows: int = Field(20_000, gt=0, description="seeded rows behind probes")
     probe_strengths: list[float] = Field(
         [0.001, 0.01, 0.1, 1.0], min_length=1, description="inverse penalties C, of which validation chooses one"
     )
     probe_permutations: int = Field(5, gt=0, description="permutations of the training labels behind the probes' null")
-    probe_max_iterations: int = Field(100, gt=0)
+    probe_max_iterations: int = Field(100, gt=0, description="iterations of the logistic regression")
     shared_cosine: float = Field(0.7, gt=0, lt=1, description="atoms of two seeds above this cosine are shared")
     stability_draws: int = Field(5, gt=0, description="pairs of random dictionaries behind the null of stability")
     recovery: bool = Field(False, description="compare codes with the hidden variables of simulated data")
@@ -83,8 +83,8 @@ class Enrichment(Strict):
     min_f1: float = Field(0.5, ge=0, le=1, description="pairs above this F1 on validation are kept and tested")
     bootstraps: int = Field(200, gt=0, description="bootstrap draws (by group) behind intervals of labels and residues")
     permutations: int = Field(50, gt=0, description="permuted labels, or shifted annotations, behind each null")
-    confidence: float = Field(0.95, gt=0, lt=1)
-    seed: int = 0
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
+    seed: int = Field(0, description="of bootstraps, permutations and subsamples")
     dictionaries: list[str] | None = Field(None, description="dictionaries to enrich; null: all")
 
 

@@ -23,20 +23,20 @@ FIGURES: tuple[str, ...] = FigureName.__args__
 class NullModel(Strict):
     """A model that serves only as a null: which whitenings and dictionaries it is taken through."""
 
-    whitenings: list[str] = Field(min_length=1)
-    dictionaries: list[str] = Field(min_length=1)
+    whitenings: list[str] = Field(min_length=1, description="whitenings that the null model is taken through")
+    dictionaries: list[str] = Field(min_length=1, description="dictionaries that are learned on it")
 
 
 class Study(Strict):
     """One data set with its models, whitenings, dictionaries and evidence: one file in config/studies/."""
 
-    dataset: Dataset
-    models: dict[str, Model]
+    dataset: Dataset = Field(description="what is read, and what its columns mean")
+    models: dict[str, Model] = Field(description="name → model")
     null_models: dict[str, NullModel] = Field({}, description="models that serve only as a null, e.g. shuffled weights")
-    whitenings: dict[str, Whitening]
-    dictionaries: dict[str, Dictionary]
-    measures: Measures = Measures()
-    enrichment: Enrichment = Enrichment()
+    whitenings: dict[str, Whitening] = Field(description="name → whitening")
+    dictionaries: dict[str, Dictionary] = Field(description="name → dictionary")
+    measures: Measures = Field(Measures(), description="which measures run")
+    enrichment: Enrichment = Field(Enrichment(), description="which enrichments run")
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -68,13 +68,13 @@ class Study(Strict):
 class Run(Strict):
     """A run: which studies, with which seeds, drawn as which figures."""
 
-    name: str = "default"
-    results: str = "results"
-    studies: list[str] = Field(min_length=1)
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    name: str = Field("default", description="of the run, and of the folder of its figures")
+    results: str = Field("results", description="folder of every output")
+    studies: list[str] = Field(min_length=1, description="names of files in config/studies")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="each dictionary is fitted with each of them")
     threads: int = Field(1, gt=0, description="threads per job; bytes may differ between thread counts")
-    figures: list[FigureName] = list(FIGURES)
-    dpi: int = Field(200, gt=0)
+    figures: list[FigureName] = Field(list(FIGURES), description="figures to draw")
+    dpi: int = Field(200, gt=0, description="of the PNG files")
 
 
 class Config(Strict):
