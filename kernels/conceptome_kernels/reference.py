@@ -62,3 +62,45 @@ def icfl_pursuit(X, D, b, columns_per_round):
                 r = r - z @ D[S]
             norms[t, i] = np.linalg.norm(r)
     return Z, norms
+
+
+def matching_pursuit(X, D, b, k, nonnegative=False):
+    """Codes (n, m) of k steps that each take the largest |correlation| (nonnegative: correlation) with what is left."""
+    Z = np.zeros((len(X), len(D)))
+    for i, x in enumerate(X):
+        r = x - b
+        floor = DONE * np.linalg.norm(r)
+        for _ in range(k):
+            c = D @ r
+            score = c if nonnegative else np.abs(c)
+            j = np.argmax(score)
+            if score[j] <= floor:
+                break
+            Z[i, j] += c[j]
+            r = r - c[j] * D[j]
+    return Z
+
+
+def orthogonal_matching_pursuit(X, D, b, k):
+    """Codes (n, m) of k steps that each take the largest |correlation| and solve for all atoms taken; none twice.
+
+    An atom is passed over for good when it depends on those taken, that is when its Cholesky pivot is below PIVOT.
+    """
+    Z = np.zeros((len(X), len(D)))
+    for i, x in enumerate(X):
+        r = x - b
+        floor = DONE * np.linalg.norm(r)
+        taken, open_ = [], np.ones(len(D), dtype=bool)
+        while len(taken) < k:
+            score = np.where(open_, np.abs(D @ r), 0)
+            j = int(np.argmax(score))
+            if score[j] <= floor:
+                break
+            open_[j] = False
+            D_next = D[[*taken, j]]
+            if smallest_pivot(D_next @ D_next.T) >= PIVOT:
+                taken.append(j)
+                z = np.linalg.solve(D_next @ D_next.T, D_next @ (x - b))
+                Z[i, taken] = z
+                r = x - b - z @ D_next
+    return Z
