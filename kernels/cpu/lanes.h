@@ -15,6 +15,9 @@ static inline float fma(float a, float b, float c) {
 #endif
 }
 
+// The value in every lane. (Adding it to zeros would be an addition: −0 + 0 is not −0. Subtracting zeros is nothing.)
+static inline Vector broadcast(float value) { return value - Vector{}; }
+
 static inline Vector magnitude_of(Vector value) {
     typedef int32_t Bits __attribute__((vector_size(WIDTH * 4)));
     return (Vector)((Bits)value & (Bits{} + 0x7fffffff));

@@ -14,7 +14,7 @@
 #include <numeric>
 #include <vector>
 
-#include "product.h"
+#include "panels.h"
 
 namespace {
 
@@ -53,7 +53,7 @@ struct Largest {
     void search(const float* c, int64_t from, int64_t to) {
         int64_t j = from;
         for (; j < to && held < count; j++) insert(MAGNITUDE ? std::fabs(c[j]) : c[j], int32_t(j));
-        Vector limit = spread(held ? score[count - 1] : 0);
+        Vector limit = broadcast(held ? score[count - 1] : 0);
         for (; j + WIDTH <= to; j += WIDTH) {
             Vector value = load(c + j);
             if (MAGNITUDE) value = magnitude_of(value);
@@ -64,7 +64,7 @@ struct Largest {
                 const float found = MAGNITUDE ? std::fabs(c[at]) : c[at];
                 if (found > score[count - 1]) insert(found, int32_t(at));
             }
-            limit = spread(score[count - 1]);
+            limit = broadcast(score[count - 1]);
         }
         for (; j < to; j++) {
             const float found = MAGNITUDE ? std::fabs(c[j]) : c[j];
@@ -82,7 +82,7 @@ template <int COUNT>
 void subtract(float* to_c, const float* from_c, const float* const* row, const float* value, int64_t from, int64_t to) {
     Vector factor[COUNT];
 #pragma GCC unroll 8
-    for (int i = 0; i < COUNT; i++) factor[i] = spread(-value[i]);
+    for (int i = 0; i < COUNT; i++) factor[i] = broadcast(-value[i]);
     int64_t j = from;
     for (; j + WIDTH <= to; j += WIDTH) {
         Vector c = load(from_c + j);
@@ -160,7 +160,6 @@ void solve_upper(const double* factor, int stride, int size, double* x) {
 
 struct Dictionary {
     const float* atoms;
-    const float* packed;
     const float* gram;
     int64_t m, d;
 
@@ -324,12 +323,24 @@ struct Rounds {
     }
 };
 
-// Correlations of a block of rows with all atoms, to c[i] (each padded to whole panels).
-void correlate(const Dictionary& dictionary, const float* const* rows, int64_t n, float* const* c) {
-    float* to[BLOCK];
-    for (int64_t panel = 0; panel < panels(dictionary.m); panel++) {
-        for (int64_t i = 0; i < n; i++) to[i] = c[i] + panel * WIDE;
-        multiply_panel(rows, n, dictionary.d, dictionary.packed + panel * WIDE * dictionary.d, to);
+// Distance of rows of correlations: an odd number of cache lines, since powers of two compete for the same places.
+int64_t spacing(int64_t m) { return (panels(m) * WIDE / 32 * 2 + 3) * 16; }
+
+// Correlations of a block of rows with all atoms, to c (n, stride); `packed` is scratch for grouped(n)·d floats.
+void correlate(const float* const* rows, int64_t n, const float* panel, int64_t m, int64_t d, float* packed, float* c,
+               int64_t stride) {
+    alignas(64) float part[BLOCK * WIDE];
+    pack_rows(rows, n, d, packed);
+    for (int64_t first = 0; first < m; first += WIDE, panel += WIDE * d) {
+        multiply_panel(packed, n, d, panel, part);
+        const int64_t count = std::min<int64_t>(WIDE, m - first);
+        if (count == WIDE)
+            for (int64_t i = 0; i < n; i++) {
+                store(c + i * stride + first, load(part + i * WIDE));
+                store(c + i * stride + first + WIDTH, load(part + i * WIDE + WIDTH));
+            }
+        else
+            for (int64_t i = 0; i < n; i++) std::copy_n(part + i * WIDE, count, c + i * stride + first);
     }
 }
 
@@ -423,34 +434,27 @@ EXPORT int64_t pursuit_pack(const float* b, int64_t m, int64_t d, float* packed,
     return 0;
 }
 
-// gram (m, m) = D·Dᵀ.
-EXPORT int64_t pursuit_gram(const float* atoms, const float* packed, int64_t m, int64_t d, float* gram, int64_t threads) {
-    const int64_t padded = panels(m) * WIDE;
-    const int count = team(threads);
-    std::vector<std::vector<float>> edges;
-    try {
-        edges.assign(count, std::vector<float>(padded > m ? BLOCK * WIDE : 0));
-    } catch (const std::bad_alloc&) {
-        return 1;
-    }
-#pragma omp parallel for schedule(dynamic) num_threads(count)
-    for (int64_t start = 0; start < m; start += BLOCK) {
-        const int64_t n = std::min(BLOCK, m - start);
-        const float* rows[BLOCK];
-        float* to[BLOCK];
-        for (int64_t i = 0; i < n; i++) rows[i] = atoms + (start + i) * d;
-        for (int64_t panel = 0; panel < panels(m); panel++) {
-            const int64_t first = panel * WIDE;
-            const bool edge = first + WIDE > m;
-            float* side = edges[omp_get_thread_num()].data();
-            for (int64_t i = 0; i < n; i++) to[i] = edge ? side + i * WIDE : gram + (start + i) * m + first;
-            multiply_panel(rows, n, d, packed + first * d, to);
-            if (edge)
-                for (int64_t i = 0; i < n; i++)
-                    std::copy(side + i * WIDE, side + i * WIDE + (m - first), gram + (start + i) * m + first);
+// gram (m, m) = D·Dᵀ. Returns 0, or 1 when memory runs out.
+EXPORT int64_t pursuit_gram(const float* atoms, const float* packed, int64_t m, int64_t d, float* gram,
+                            int64_t threads) {
+    bool failed = false;
+#pragma omp parallel num_threads(team(threads))
+    {
+        try {
+            std::vector<float> own(BLOCK * d);
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t start = 0; start < m; start += BLOCK) {
+                const int64_t n = std::min(BLOCK, m - start);
+                const float* rows[BLOCK];
+                for (int64_t i = 0; i < n; i++) rows[i] = atoms + (start + i) * d;
+                correlate(rows, n, packed, m, d, own.data(), gram + start * m, m);
+            }
+        } catch (const std::bad_alloc&) {
+#pragma omp atomic write
+            failed = true;
         }
     }
-    return 0;
+    return failed;
 }
 
 // Rounds of the columns[t] atoms of largest score each. rule 0: signed correlations, least squares within a round
@@ -459,9 +463,9 @@ EXPORT int64_t pursuit_gram(const float* atoms, const float* packed, int64_t m, 
 EXPORT int64_t pursuit_rounds(const float* residual, int64_t n, const float* atoms, const float* packed, const float* gram,
                    int64_t m, int64_t d, const int32_t* columns, int64_t rounds, int64_t rule, int64_t width,
                    int32_t* indices, float* values, int64_t threads) {
-    const Dictionary dictionary{atoms, packed, gram, m, d};
+    const Dictionary dictionary{atoms, gram, m, d};
     const int count = team(threads);
-    const int64_t padded = panels(m) * WIDE;
+    const int64_t stride = spacing(m);
     int most = 1;
     int64_t total = 0;
     for (int64_t t = 0; t < rounds; t++) most = std::max<int>(most, columns[t]), total += columns[t];
@@ -473,26 +477,24 @@ EXPORT int64_t pursuit_rounds(const float* residual, int64_t n, const float* ato
     {
         try {
             Rounds work(dictionary, columns, rounds, most, int(rule));
-            std::vector<float> buffer(held * padded + 16), left(gram ? 0 : held * d);
+            std::vector<float> buffer(held * stride + 16), left(gram ? 0 : held * d), own(grouped(held) * d);
             float* c = static_cast<float*>(aligned(buffer));
             std::vector<Collected> codes(gram ? 1 : held, Collected(total));
             std::vector<const float*> rows(held);
-            std::vector<float*> to(held);
             std::vector<int64_t> active(held);
             std::vector<double> floor(held);
 #pragma omp for schedule(dynamic) nowait
             for (int64_t start = 0; start < n; start += held) {
                 const int64_t size = std::min(held, n - start);
                 for (int64_t i = 0; i < size; i++) {
-                    to[i] = c + i * padded;
                     rows[i] = residual + (start + i) * d;
                     floor[i] = DONE * length(rows[i], d);
                 }
                 if (gram) {
-                    correlate(dictionary, rows.data(), size, to.data());
+                    correlate(rows.data(), size, packed, m, d, own.data(), c, stride);
                     for (int64_t i = 0; i < size; i++) {
                         codes[0].clear();
-                        work.with_gram(to[i], floor[i], codes[0]);
+                        work.with_gram(c + i * stride, floor[i], codes[0]);
                         codes[0].write(width, indices + (start + i) * width, values + (start + i) * width);
                     }
                     continue;
@@ -503,13 +505,13 @@ EXPORT int64_t pursuit_rounds(const float* residual, int64_t n, const float* ato
                 for (int64_t i = 0; i < size; i++) codes[i].clear();
                 for (int64_t round = 0; round < rounds && running; round++) {
                     for (int64_t i = 0; i < running; i++) rows[i] = left.data() + active[i] * d;
-                    correlate(dictionary, rows.data(), running, to.data());
+                    correlate(rows.data(), running, packed, m, d, own.data(), c, stride);
                     int64_t stay = 0;
                     for (int64_t i = 0; i < running; i++) {
                         const int64_t row = active[i];
-                        const float* own = to[i];
-                        work.choose(own, columns[round]);
-                        if (!work.solve([&](int32_t j) { return double(own[j]); }, columns[round], floor[row])) continue;
+                        const float* here = c + i * stride;
+                        work.choose(here, columns[round]);
+                        if (!work.solve([&](int32_t j) { return double(here[j]); }, columns[round], floor[row])) continue;
                         work.keep(codes[row], columns[round]);
                         work.reduce(left.data() + row * d, columns[round]);
                         active[stay++] = row;
@@ -530,9 +532,9 @@ EXPORT int64_t pursuit_rounds(const float* residual, int64_t n, const float* ato
 // Orthogonal matching pursuit with k atoms; indices, values: (n, k).
 EXPORT int64_t pursuit_orthogonal(const float* residual, int64_t n, const float* atoms, const float* packed, const float* gram,
                        int64_t m, int64_t d, int64_t k, int32_t* indices, float* values, int64_t threads) {
-    const Dictionary dictionary{atoms, packed, gram, m, d};
+    const Dictionary dictionary{atoms, gram, m, d};
     const int count = team(threads);
-    const int64_t padded = panels(m) * WIDE;
+    const int64_t stride = spacing(m);
     const int64_t block = std::max<int64_t>(1, std::min(BLOCK, (n + count - 1) / count));
     const int64_t held = gram ? block : std::min<int64_t>(block, TALL * 4);
     bool failed = false;
@@ -540,25 +542,23 @@ EXPORT int64_t pursuit_orthogonal(const float* residual, int64_t n, const float*
     {
         try {
             std::vector<Orthogonal> work(gram ? 1 : held, Orthogonal(dictionary, int(k)));
-            std::vector<float> buffer((held + 1) * padded + 16), left(gram ? 0 : held * d);
+            std::vector<float> buffer((held + 1) * stride + 16), left(gram ? 0 : held * d), own(grouped(held) * d);
             float* c = static_cast<float*>(aligned(buffer));
-            float* scratch = c + held * padded;
+            float* scratch = c + held * stride;
             Collected codes(k);
             std::vector<const float*> rows(held);
-            std::vector<float*> to(held);
             std::vector<int64_t> active(held);
             std::vector<double> floor(held);
 #pragma omp for schedule(dynamic) nowait
             for (int64_t start = 0; start < n; start += held) {
                 const int64_t size = std::min(held, n - start);
                 for (int64_t i = 0; i < size; i++) {
-                    to[i] = c + i * padded;
                     rows[i] = residual + (start + i) * d;
                     floor[i] = DONE * length(rows[i], d);
                 }
-                if (gram) correlate(dictionary, rows.data(), size, to.data());
+                if (gram) correlate(rows.data(), size, packed, m, d, own.data(), c, stride);
                 for (int64_t i = 0; gram && i < size; i++) {
-                    work[0].with_gram(to[i], scratch, floor[i]);
+                    work[0].with_gram(c + i * stride, scratch, floor[i]);
                     codes.clear();
                     work[0].write(codes);
                     codes.write(k, indices + (start + i) * k, values + (start + i) * k);
@@ -569,21 +569,21 @@ EXPORT int64_t pursuit_orthogonal(const float* residual, int64_t n, const float*
                 for (int64_t i = 0; i < size; i++) work[i].start();
                 for (int64_t running = size; running;) {
                     for (int64_t i = 0; i < running; i++) rows[i] = left.data() + active[i] * d;
-                    correlate(dictionary, rows.data(), running, to.data());
+                    correlate(rows.data(), running, packed, m, d, own.data(), c, stride);
                     int64_t stay = 0;
                     for (int64_t i = 0; i < running; i++) {
                         const int64_t row = active[i];
-                        Orthogonal& own = work[row];
-                        own.largest.reset(1);
-                        own.search(to[i], 0, m);
-                        if (!(own.largest.score[0] > floor[row])) continue;
-                        const int32_t j = own.largest.column[0];
+                        Orthogonal& pursuit = work[row];
+                        pursuit.largest.reset(1);
+                        pursuit.search(c + i * stride, 0, m);
+                        if (!(pursuit.largest.score[0] > floor[row])) continue;
+                        const int32_t j = pursuit.largest.column[0];
                         const float* x = residual + (start + row) * d;
-                        if (own.add(j, exact_dot(atoms + j * d, x, d))) {
-                            own.row[own.size - 1] = atoms + j * d;
-                            subtract_rows(left.data() + row * d, x, own.row.data(), own.value.data(), own.size, 0, d);
+                        if (pursuit.add(j, exact_dot(atoms + j * d, x, d))) {
+                            pursuit.row[pursuit.size - 1] = atoms + j * d;
+                            subtract_rows(left.data() + row * d, x, pursuit.row.data(), pursuit.value.data(), pursuit.size, 0, d);
                         }
-                        if (own.size < k) active[stay++] = row;
+                        if (pursuit.size < k) active[stay++] = row;
                     }
                     running = stay;
                 }

@@ -37,45 +37,47 @@ inline void pack_panel(const float* b, int64_t m, int64_t d, int64_t panel, floa
     }
 }
 
-template <int ROWS>
-inline void tile(const float* const* a, int64_t from, int64_t to, const float* panel, float* const* c, bool fresh) {
-    Vector sum[ROWS][2];
-#pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) {
-        sum[i][0] = fresh ? Vector{} : load(c[i]);
-        sum[i][1] = fresh ? Vector{} : load(c[i] + WIDTH);
+// Packs n rows of a (each d long) in groups of TALL: of each group all rows' k-th entries lie together.
+inline void pack_rows(const float* const* a, int64_t n, int64_t d, float* to) {
+    for (int64_t first = 0; first < n; first += TALL) {
+        const int64_t rows = std::min<int64_t>(TALL, n - first);
+        for (int64_t i = 0; i < TALL; i++)
+            for (int64_t k = 0; k < d; k++) to[first * d + k * TALL + i] = i < rows ? a[first + i][k] : 0;
     }
-    for (int64_t k = from; k < to; k++) {
+}
+
+// Rows rounded up to whole groups.
+inline int64_t grouped(int64_t n) { return (n + TALL - 1) / TALL * TALL; }
+
+inline void tile(const float* a, const float* panel, int64_t depth, float* c, bool fresh) {
+    Vector sum[TALL][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < TALL; i++) {
+        sum[i][0] = fresh ? Vector{} : load(c + i * WIDE);
+        sum[i][1] = fresh ? Vector{} : load(c + i * WIDE + WIDTH);
+    }
+    for (int64_t k = 0; k < depth; k++) {
         const Vector left = load(panel + k * WIDE), right = load(panel + k * WIDE + WIDTH);
 #pragma GCC unroll 16
-        for (int i = 0; i < ROWS; i++) {
-            const Vector value = spread(a[i][k]);
+        for (int i = 0; i < TALL; i++) {
+            const Vector value = broadcast(a[k * TALL + i]);
             sum[i][0] = fma(value, left, sum[i][0]);
             sum[i][1] = fma(value, right, sum[i][1]);
         }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) {
-        store(c[i], sum[i][0]);
-        store(c[i] + WIDTH, sum[i][1]);
+    for (int i = 0; i < TALL; i++) {
+        store(c + i * WIDE, sum[i][0]);
+        store(c + i * WIDE + WIDTH, sum[i][1]);
     }
 }
 
-template <int ROWS>
-inline void tile_of(int rows, const float* const* a, int64_t from, int64_t to, const float* panel, float* const* c,
-                    bool fresh) {
-    if (rows == ROWS)
-        tile<ROWS>(a, from, to, panel, c, fresh);
-    else if constexpr (ROWS > 1)
-        tile_of<ROWS - 1>(rows, a, from, to, panel, c, fresh);
-}
-
-// c[i][0:WIDE] = products of rows a[0:n] (each d long) with one packed panel.
-inline void multiply_panel(const float* const* a, int64_t n, int64_t d, const float* panel, float* const* c) {
+// c (grouped(n), WIDE) = products of packed rows with one packed panel, both d deep.
+inline void multiply_panel(const float* a, int64_t n, int64_t d, const float* panel, float* c) {
     for (int64_t from = 0; from < d || from == 0; from += DEEP) {
-        const int64_t to = std::min(from + DEEP, d);
+        const int64_t depth = std::min(DEEP, d - from);
         for (int64_t i = 0; i < n; i += TALL)
-            tile_of<TALL>(int(std::min<int64_t>(TALL, n - i)), a + i, from, to, panel, c + i, from == 0);
+            tile(a + i * d + from * TALL, panel + from * WIDE, depth, c + i * WIDE, from == 0);
     }
 }
 
