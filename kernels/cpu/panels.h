@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "lanes.h"
+#include "common.h"
 
 namespace {
 
@@ -58,9 +58,11 @@ inline void tile(const float* a, const float* panel, int64_t depth, float* c, bo
     }
     for (int64_t k = 0; k < depth; k++) {
         const Vector left = load(panel + k * WIDE), right = load(panel + k * WIDE + WIDTH);
+        __builtin_prefetch(panel + (k + 8) * WIDE);
+        __builtin_prefetch(panel + (k + 8) * WIDE + WIDTH);
 #pragma GCC unroll 16
         for (int i = 0; i < TALL; i++) {
-            const Vector value = broadcast(a[k * TALL + i]);
+            const Vector value = spread(a[k * TALL + i]);
             sum[i][0] = fma(value, left, sum[i][0]);
             sum[i][1] = fma(value, right, sum[i][1]);
         }

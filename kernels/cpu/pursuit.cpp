@@ -24,9 +24,12 @@ constexpr double RIDGE = 1e-5;  // added to the diagonal of dependent systems, a
 
 constexpr int64_t BLOCK = 8 * TALL;  // rows whose products with the atoms are taken together
 constexpr int64_t SPAN = 1024;       // correlations updated, then searched, at a time: 4 KiB
+constexpr int64_t AHEAD = 256;       // rows of the Gram matrix come from memory: ask for them this much earlier
 constexpr int MANY = 128;            // from here on a heap is slower than a partial sort
 
 int team(int64_t threads) { return threads > 0 ? int(threads) : omp_get_max_threads(); }
+
+Vector magnitude_of(Vector value) { return (Vector)((Integers)value & (Integers{} + 0x7fffffff)); }
 
 // The count largest of the scores that pass by in ascending order of column; of equal scores the first stays.
 struct Largest {
@@ -53,18 +56,18 @@ struct Largest {
     void search(const float* c, int64_t from, int64_t to) {
         int64_t j = from;
         for (; j < to && held < count; j++) insert(MAGNITUDE ? std::fabs(c[j]) : c[j], int32_t(j));
-        Vector limit = broadcast(held ? score[count - 1] : 0);
+        Vector limit = spread(held ? score[count - 1] : 0);
         for (; j + WIDTH <= to; j += WIDTH) {
             Vector value = load(c + j);
             if (MAGNITUDE) value = magnitude_of(value);
-            uint32_t bits = greater(value, limit);
+            uint32_t bits = compare<ABOVE>(value, limit);
             if (__builtin_expect(bits == 0, 1)) continue;
             for (; bits; bits &= bits - 1) {
                 const int64_t at = j + __builtin_ctz(bits);
                 const float found = MAGNITUDE ? std::fabs(c[at]) : c[at];
                 if (found > score[count - 1]) insert(found, int32_t(at));
             }
-            limit = broadcast(score[count - 1]);
+            limit = spread(score[count - 1]);
         }
         for (; j < to; j++) {
             const float found = MAGNITUDE ? std::fabs(c[j]) : c[j];
@@ -82,12 +85,15 @@ template <int COUNT>
 void subtract(float* to_c, const float* from_c, const float* const* row, const float* value, int64_t from, int64_t to) {
     Vector factor[COUNT];
 #pragma GCC unroll 8
-    for (int i = 0; i < COUNT; i++) factor[i] = broadcast(-value[i]);
+    for (int i = 0; i < COUNT; i++) factor[i] = spread(-value[i]);
     int64_t j = from;
     for (; j + WIDTH <= to; j += WIDTH) {
         Vector c = load(from_c + j);
 #pragma GCC unroll 8
-        for (int i = 0; i < COUNT; i++) c = fma(factor[i], load(row[i] + j), c);
+        for (int i = 0; i < COUNT; i++) {
+            __builtin_prefetch(row[i] + j + AHEAD);
+            c = fma(factor[i], load(row[i] + j), c);
+        }
         store(to_c + j, c);
     }
     for (; j < to; j++) {

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import conceptome_kernels
-from conceptome.dictionaries.icfl import plan, pursue
+from conceptome.dictionaries import fit
+from conceptome.dictionaries.icfl import plan, pursue, pursue_rows
 from conceptome_kernels import loader, pursuit, reference
 
 pytestmark = pytest.mark.skipif(not conceptome_kernels.available(), reason="no compiled kernels here")
@@ -206,3 +207,20 @@ def test_refusals_name_the_argument():
         pursuit.orthogonal_matching_pursuit(X, D, 4)
     with pytest.raises(ValueError, match="gram must have shape 3 × 3"):
         pursuit.matching_pursuit(X, D, 1, gram=np.eye(2, dtype=np.float32))
+
+
+def test_icfl_dictionaries_encode_alike_with_and_without_kernels(monkeypatch):
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((300, 24)).astype(np.float32)
+    fitted = fit("icfl", X, m=64, rounds=3, columns=2, steps=40, batch_size=128, threads=1)
+    codes = fitted.encode(X).to_scipy().toarray()
+    assert (fitted.encode(X[7:8]).to_scipy().toarray()[0] == codes[7]).all()
+    monkeypatch.setenv(loader.VARIABLE, loader.TORCH)
+    expected = fitted.encode(X).to_scipy().toarray()
+    same = (np.abs(codes - expected) <= 1e-4 * (1 + np.abs(expected))).all(axis=1)
+    assert same.mean() > 0.98
+
+
+def test_training_that_meets_nan_says_so():
+    with pytest.raises(FloatingPointError, match="pursuit: NaN"):
+        pursue_rows(np.full((1, 2), np.nan, np.float32), np.eye(2, dtype=np.float32), [1], None)
