@@ -104,3 +104,22 @@ def orthogonal_matching_pursuit(X, D, b, k):
                 Z[i, taken] = z
                 r = x - b - z @ D_next
     return Z
+
+
+def rank_auroc(Z, labels, weights):
+    """P(code of a sample with the label > code of one without) + half the ties, by weight: (B, m, c)."""
+    auroc = np.full((len(weights), Z.shape[1], labels.shape[1]), np.nan)
+    for b, w in enumerate(weights):
+        for j, z in enumerate(Z.T):
+            wins = (z[:, None] > z) + 0.5 * (z[:, None] == z)
+            for c, y in enumerate(labels.T):
+                pairs = (w * y).sum() * (w * ~y).sum()
+                if pairs:
+                    auroc[b, j, c] = (w * y) @ wins @ (w * ~y) / pairs
+    return auroc
+
+
+def contingency(Z, labels, thresholds):
+    """Samples with z > threshold (m, t), and those of them with the label (m, t, c); thresholds (m, t)."""
+    active = Z.T[:, None, :] > thresholds[:, :, None]
+    return active.sum(axis=2), (active[:, :, :, None] & labels).sum(axis=2)
