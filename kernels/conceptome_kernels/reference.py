@@ -123,3 +123,9 @@ def contingency(Z, labels, thresholds):
     """Samples with z > threshold (m, t), and those of them with the label (m, t, c); thresholds (m, t)."""
     active = Z.T[:, None, :] > thresholds[:, :, None]
     return active.sum(axis=2), (active[:, :, :, None] & labels).sum(axis=2)
+
+
+def covariance(X):
+    """Mean (d,) and scatter Σ(x−μ)(x−μ)ᵀ (d, d) of rows."""
+    mean = X.mean(axis=0)
+    return mean, (X - mean).T @ (X - mean)
