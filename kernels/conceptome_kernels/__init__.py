@@ -3,6 +3,6 @@
 Nothing is compiled or loaded, and torch is not imported, until a kernel is used or `available()` is asked.
 """
 
-from conceptome_kernels.loader import KernelError, available, build_digest, variant
+from conceptome_kernels.loader import KernelError, available, build_digest, share_openmp, variant
 
-__all__ = ["KernelError", "available", "build_digest", "variant"]
+__all__ = ["KernelError", "available", "build_digest", "share_openmp", "variant"]

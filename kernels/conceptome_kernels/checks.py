@@ -53,6 +53,21 @@ def finite(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
+def codes(indices: np.ndarray, values: np.ndarray, m: int) -> tuple[int, int]:
+    """Return n and k of fixed-width codes over m atoms.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not int32 and float32 (n, k), or an index that is no atom's.
+    """
+    n, k = array("indices", indices, (None, None), np.int32).shape
+    array("values", values, (n, k))
+    if indices.size and not 0 <= indices.min() <= indices.max() < m:
+        raise ValueError(f"indices must lie between 0 and {m - 1}")
+    return n, k
+
+
 def count(name: str, value: int, low: int, high: int) -> int:
     """Return `value` as int if low ≤ value ≤ high.
 

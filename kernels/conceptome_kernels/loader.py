@@ -110,15 +110,19 @@ def _open_or_warn(name: str) -> ctypes.CDLL | None:
 @cache
 def _open(name: str) -> ctypes.CDLL:
     path = build(name)
-    _share_openmp()
+    share_openmp()
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(f"the built kernels cannot be loaded ({error})") from None
 
 
-def _share_openmp() -> None:
-    """Load the OpenMP runtime that torch brings, so that one pool of threads serves both; torch is not imported."""
+@cache
+def share_openmp() -> None:
+    """Load the OpenMP runtime that torch brings, so that one pool of threads serves both; torch is not imported.
+
+    From then on, threadpoolctl limits the kernels' threads too.
+    """
     spec = importlib.util.find_spec("torch")
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():

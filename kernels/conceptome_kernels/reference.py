@@ -24,6 +24,12 @@ def encode_topk(X, encoder, encoder_bias, b, k):
     return np.maximum(Z, 0)
 
 
+def encode_threshold(X, encoder, encoder_bias, b, threshold):
+    """Scores (x − b)·Wᵀ + c where they are above the threshold (m,), else 0."""
+    scores = (X - b) @ encoder.T + encoder_bias
+    return np.where(scores > threshold, scores, 0)
+
+
 def decode(Z, D, b):
     """z·D + b."""
     return Z @ D + b
@@ -33,6 +39,25 @@ def decoder_gradient(Z, D, b, X):
     """Gradients of Σ‖z·D + b − x‖² in D (m, d), in b (d,), and in Z at its active places (n, m)."""
     error = 2 * (decode(Z, D, b) - X)
     return Z.T @ error, error.sum(axis=0), np.where(Z != 0, error @ D.T, 0)
+
+
+def encoder_gradient(in_codes, X, b):
+    """Gradients in the encoder (m, d) and its bias (m,) from that in the active codes (n, m)."""
+    return in_codes.T @ (X - b), in_codes.sum(axis=0)
+
+
+def adam(value, first, second, gradient, keep_first, keep_second, size, epsilon):
+    """One step of Adam with these numbers: the parameter and its two moments."""
+    first = keep_first * first + (1 - keep_first) * gradient
+    second = keep_second * second + (1 - keep_second) * gradient**2
+    return value - size * first / (np.sqrt(second) + epsilon), first, second
+
+
+def update_atoms(D, first, second, gradient, *numbers):
+    """Adam on unit atoms: without the part of the gradient along the atom, and back to unit norm."""
+    gradient = gradient - (gradient * D).sum(axis=1, keepdims=True) * D
+    D, first, second = adam(D, first, second, gradient, *numbers)
+    return D / np.linalg.norm(D, axis=1, keepdims=True), first, second
 
 
 def smallest_pivot(gram):

@@ -35,10 +35,15 @@ def pack(encoder: np.ndarray, *, threads: int | None = None, out: np.ndarray | N
         A wrong type or shape, or an array that is not contiguous.
     """
     m, d = checks.array("encoder", encoder, (None, None)).shape
-    size = call("conceptome_packed_size", m, d)
+    size = packed_size(m, d)
     packed = np.empty(size, dtype=np.float32) if out is None else checks.array("out", out, (size,))
     call("conceptome_pack", encoder, m, d, packed, checks.threads(threads))
     return packed
+
+
+def packed_size(m: int, d: int) -> int:
+    """Length of `pack(encoder)` for an encoder (m, d)."""
+    return call("conceptome_packed_size", m, d)
 
 
 def encode_topk(
@@ -84,10 +89,55 @@ def encode_topk(
     k = checks.count("k", k, 1, m)
     indices, values = np.empty((n, k), dtype=np.int32), np.empty((n, k), dtype=np.float32)
     if n:
-        _raise(
-            call("conceptome_encode_topk", X, n, d, packed, encoder_bias, bias, m, k, indices, values, threads),
-        )
+        arguments = (X, n, d, packed, encoder_bias, bias, m, k, indices, values, threads)
+        _raise(call("conceptome_encode_topk", *arguments))
     return indices, values
+
+
+def encode_threshold(
+    X: np.ndarray,
+    encoder: np.ndarray | None,
+    encoder_bias: np.ndarray,
+    bias: np.ndarray,
+    threshold: np.ndarray | float,
+    *,
+    packed: np.ndarray | None = None,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All scores (x − b)·Wᵀ + c that lie above their atom's threshold, as the arrays of a CSR matrix (n, m).
+
+    With a threshold of 0 these are the codes of a ReLU encoder, and what BatchTopK chooses from; with one per atom,
+    those of JumpReLU.
+
+    Parameters
+    ----------
+    threshold
+        One number, or float32 (m,); −inf keeps all scores, inf none. The others are as in `encode_topk`.
+
+    Returns
+    -------
+    indptr, indices, values
+        int64 (n + 1,); int32 and float32 (nnz,), columns ascending in each row.
+
+    Raises
+    ------
+    TypeError, ValueError, FloatingPointError
+        As in `encode_topk`; NaN among the thresholds.
+    """
+    packed, encoder_bias, bias, threads = _encoder(X, encoder, encoder_bias, bias, packed, threads)
+    (n, d), m = X.shape, len(encoder_bias)
+    if np.ndim(threshold) == 0:
+        threshold = np.full(m, threshold, dtype=np.float32)
+    if np.isnan(checks.array("threshold", threshold, (m,))).any():
+        raise ValueError("threshold holds NaN")
+    indptr, handle = np.zeros(n + 1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    if n:
+        arguments = (X, n, d, packed, encoder_bias, bias, m, threshold, indptr, handle, threads)
+        _raise(call("conceptome_encode_threshold", *arguments))
+    indices, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=np.float32)
+    if n:
+        call("conceptome_fetch", int(handle[0]), indices, values)
+    return indptr, indices, values
 
 
 def _encoder(X, encoder, encoder_bias, bias, packed, threads) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -102,7 +152,7 @@ def _encoder(X, encoder, encoder_bias, bias, packed, threads) -> tuple[np.ndarra
     if packed is None:
         packed = pack(checks.array("encoder", encoder, (m, d)), threads=threads)
     else:
-        checks.array("packed", packed, (call("conceptome_packed_size", m, d),))
+        checks.array("packed", packed, (packed_size(m, d),))
     return packed, encoder_bias, bias, threads
 
 

@@ -54,6 +54,7 @@ static inline float fma(float a, float b, float c) { return a * b + c; }
 
 // Comparisons of lanes, as bits: bit j is set where the comparison holds for lane j.
 enum Comparison { ABOVE, AT_LEAST, NOT_AT_MOST };
+constexpr uint32_t ALL = (1u << WIDTH) - 1;
 
 template <Comparison C>
 static inline uint32_t compare(Vector a, Vector b) {

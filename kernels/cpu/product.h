@@ -99,23 +99,36 @@ static inline void pack_panel(const float *encoder, int64_t m, int64_t d, int64_
 // Pack x − b of `count` rows as d × width, absent rows zero. False when a row is not finite.
 static inline bool pack_rows(const float *X, const float *bias, int64_t count, int64_t d, int width, float *to) {
     bool finite = true;
-    for (int r = 0; r < width; ++r) {
-        if (r >= count) {
-            for (int64_t i = 0; i < d; ++i) to[i * width + r] = 0;
-            continue;
-        }
-        const float *x = X + r * d;
-        for (int64_t i = 0; i < d; ++i) {
-            finite &= std::fabs(x[i]) <= FLT_MAX;
-            to[i * width + r] = x[i] - bias[i];
+    for (int64_t i = 0; i < d; i += WIDTH) {
+        const int64_t end = std::min<int64_t>(WIDTH, d - i);
+        float *block = to + i * width;
+        for (int r = 0; r < width; ++r) {
+            if (r >= count) {
+                for (int64_t j = 0; j < end; ++j) block[j * width + r] = 0;
+                continue;
+            }
+            const float *x = X + r * d + i;
+            float centred[WIDTH];
+            if (end == WIDTH) {
+                const Vector value = load(x);
+                // Of finite numbers and no others, the difference with themselves is 0.
+                finite &= compare<AT_LEAST>(value - value, Vector{}) == ALL;
+                store(centred, value - load(bias + i));
+            } else {
+                for (int64_t j = 0; j < end; ++j) {
+                    finite &= std::fabs(x[j]) <= FLT_MAX;
+                    centred[j] = x[j] - bias[i + j];
+                }
+            }
+            for (int64_t j = 0; j < end; ++j) block[j * width + r] = centred[j];
         }
     }
     return finite;
 }
 
 // Run a sink over the scores of all rows. A sink is made by each thread for blocks of at most `most` rows:
-//   start(rows): forget the last block;  take(row in block, column, valid lanes' bits, scores of half a panel);
-//   finish(first row, rows): write the block's results; false when scores were NaN.
+//   start(first row, rows): begin a block;  take(row in block, column, valid lanes' bits, scores of half a panel);
+//   finish(): write the block's results; false when scores were NaN.
 template <class Make>
 static int64_t harvest(const float *X, int64_t n, int64_t d, const float *packed, const float *encoder_bias,
                        const float *bias, int64_t m, int threads, Make make) {
@@ -146,7 +159,7 @@ static int64_t harvest(const float *X, int64_t n, int64_t d, const float *packed
                 status = ROWS_NOT_FINITE;
                 continue;
             }
-            sink.start(last - first);
+            sink.start(first, last - first);
             for (int64_t p = 0; p < P; ++p) {
                 const int64_t column = p * PANEL;
                 const int64_t valid = std::min<int64_t>(PANEL, m - column);
@@ -162,7 +175,7 @@ static int64_t harvest(const float *X, int64_t n, int64_t d, const float *packed
                     }
                 }
             }
-            if (!sink.finish(first, last - first)) {
+            if (!sink.finish()) {
                 int64_t good = GOOD;
                 status.compare_exchange_strong(good, SCORES_NAN);
             }

@@ -37,8 +37,10 @@ class Largest {
         : k_(k), room_(std::min(std::max<int64_t>(4 * k, 96), m)), stride_(room_ + 2 * WIDTH), counts_(rows),
           bars_(rows), values_(rows * stride_), columns_(rows * stride_), to_indices_(indices), to_values_(values) {}
 
-    void start(int64_t rows) {
+    void start(int64_t first, int64_t rows) {
         good_ = true;
+        first_ = first;
+        rows_ = rows;
         std::fill_n(counts_.begin(), rows, 0);
         // Nothing is "at most NaN": the first k scores of a row are all candidates.
         std::fill_n(bars_.begin(), rows, std::numeric_limits<float>::quiet_NaN());
@@ -53,12 +55,12 @@ class Largest {
         count += keep(bits, scores, lanes_ + int32_t(column), &values_[at], &columns_[at]);
     }
 
-    bool finish(int64_t first, int64_t rows) {
-        for (int64_t row = 0; row < rows; ++row) {
+    bool finish() {
+        for (int64_t row = 0; row < rows_; ++row) {
             cut(row);
             const float *values = &values_[row * stride_];
-            std::copy_n(&columns_[row * stride_], k_, to_indices_ + (first + row) * k_);
-            float *to = to_values_ + (first + row) * k_;
+            std::copy_n(&columns_[row * stride_], k_, to_indices_ + (first_ + row) * k_);
+            float *to = to_values_ + (first_ + row) * k_;
             for (int64_t i = 0; i < k_; ++i) to[i] = values[i] > 0 ? values[i] : 0;
         }
         return good_;
@@ -136,7 +138,7 @@ class Largest {
     }
 
     const Integers lanes_ = lane_numbers();
-    int64_t k_, room_, stride_;
+    int64_t k_, room_, stride_, first_ = 0, rows_ = 0;
     std::vector<int64_t> counts_;
     std::vector<float> bars_, values_;
     std::vector<int32_t> columns_;
@@ -149,6 +151,9 @@ class Largest {
 
 // Length of an array that holds the packed encoder (m, d).
 EXPORT int64_t conceptome_packed_size(int64_t m, int64_t d) { return panels(m) * PANEL * d; }
+
+// Number of panels of m atoms.
+EXPORT int64_t conceptome_panels(int64_t m) { return panels(m); }
 
 // Pack the encoder (m, d).
 EXPORT int64_t conceptome_pack(const float *encoder, int64_t m, int64_t d, float *packed, int64_t threads) {
@@ -163,4 +168,77 @@ EXPORT int64_t conceptome_encode_topk(const float *X, int64_t n, int64_t d, cons
                                       int32_t *indices, float *values, int64_t threads) {
     return harvest(X, n, d, packed, encoder_bias, bias, m, int(threads),
                    [&](int64_t rows) { return Largest(rows, k, m, indices, values); });
+}
+
+namespace {
+
+// What encode_threshold found, until it is fetched.
+struct Found {
+    std::vector<std::vector<int32_t>> columns;  // per row
+    std::vector<std::vector<float>> values;
+};
+
+// All scores of every row of a block that lie above their atom's threshold.
+class Above {
+  public:
+    Above(const float *thresholds, Found *found)
+        : thresholds_(thresholds), found_(found) {}
+
+    void start(int64_t first, int64_t) {
+        first_ = first;
+        good_ = true;
+    }
+
+    void take(int64_t row, int64_t column, uint32_t valid, Vector scores) {
+        const uint32_t bits = compare<NOT_AT_MOST>(scores, load(thresholds_ + column)) & valid;
+        if (!bits) return;
+        good_ &= !(bits & ~compare<AT_LEAST>(scores, scores));
+        std::vector<float> &values = found_->values[first_ + row];
+        std::vector<int32_t> &columns = found_->columns[first_ + row];
+        float picked[WIDTH];
+        int32_t where[WIDTH];
+        const int kept = keep(bits, scores, lanes_ + int32_t(column), picked, where);
+        values.insert(values.end(), picked, picked + kept);
+        columns.insert(columns.end(), where, where + kept);
+    }
+
+    bool finish() { return good_; }
+
+  private:
+    const Integers lanes_ = lane_numbers();
+    const float *thresholds_;
+    Found *found_;
+    int64_t first_ = 0;
+    bool good_ = true;
+};
+
+}  // namespace
+
+// Find the scores above their atom's threshold (m,). `handle` becomes the place of what was found, to be fetched once;
+// `indptr` int64 (n + 1) is written.
+EXPORT int64_t conceptome_encode_threshold(const float *X, int64_t n, int64_t d, const float *packed,
+                                           const float *encoder_bias, const float *bias, int64_t m,
+                                           const float *thresholds, int64_t *indptr, int64_t *handle, int64_t threads) {
+    auto found = std::make_unique<Found>();
+    found->columns.resize(n);
+    found->values.resize(n);
+    std::vector<float> padded(panels(m) * PANEL, 0.0f);
+    std::copy(thresholds, thresholds + m, padded.begin());
+    const int64_t status = harvest(X, n, d, packed, encoder_bias, bias, m, int(threads),
+                                   [&](int64_t) { return Above(padded.data(), found.get()); });
+    if (status != GOOD) return status;
+    indptr[0] = 0;
+    for (int64_t row = 0; row < n; ++row) indptr[row + 1] = indptr[row] + int64_t(found->values[row].size());
+    *handle = int64_t(reinterpret_cast<intptr_t>(found.release()));
+    return GOOD;
+}
+
+// Copy what was found to indices int32 and values, both (indptr[n],), and forget it.
+EXPORT int64_t conceptome_fetch(int64_t handle, int32_t *indices, float *values) {
+    const std::unique_ptr<Found> found(reinterpret_cast<Found *>(intptr_t(handle)));
+    for (size_t row = 0; row < found->values.size(); ++row) {
+        values = std::copy(found->values[row].begin(), found->values[row].end(), values);
+        indices = std::copy(found->columns[row].begin(), found->columns[row].end(), indices);
+    }
+    return GOOD;
 }

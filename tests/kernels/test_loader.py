@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import conceptome_kernels
-from conceptome_kernels import build, checks, loader
+from conceptome_kernels import __main__, build, checks, loader
 
 
 @pytest.fixture
@@ -143,3 +143,23 @@ def test_threads_follow_torch():
     finally:
         torch.set_num_threads(before)
     assert checks.threads(3) == 3
+
+
+def test_set_up_builds_and_says_so(fresh, monkeypatch, capsys):
+    monkeypatch.setenv(loader.VARIABLE, "generic")
+    __main__.main()
+    assert capsys.readouterr().out.startswith("  kernels: built generic in ")
+    assert len(list(fresh.glob("generic-*.so"))) == 1
+    monkeypatch.setenv(loader.VARIABLE, "torch")
+    __main__.main()
+    assert capsys.readouterr().out == "  kernels: none, as asked for (torch)\n"
+    monkeypatch.delenv(loader.VARIABLE)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    build.compiler.cache_clear()
+    build.digest.cache_clear()
+    __main__.main()
+    expected = "  kernels: no C++ compiler (no-such-compiler is not on the path): the torch path will be used\n"
+    assert capsys.readouterr().out == expected
+    monkeypatch.setenv(loader.VARIABLE, "avx1024")
+    with pytest.raises(SystemExit, match="error: CONCEPTOME_KERNELS=avx1024"):
+        __main__.main()

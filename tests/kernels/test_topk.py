@@ -2,23 +2,15 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conceptome_kernels import loader, reference
-from conceptome_kernels.topk import encode_topk, pack
+from conceptome_kernels import reference
+from conceptome_kernels.topk import encode_threshold, encode_topk, pack
 
-VARIANTS = [name for name in loader.VARIANTS if name in loader.supported()]
+pytestmark = pytest.mark.usefixtures("variant")
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-@pytest.fixture(params=VARIANTS, autouse=True, scope="module")
-def _variant(request):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(loader.VARIABLE, request.param)
-        if not loader.available():
-            pytest.skip("no C++ compiler")
-        yield
 
 
 @st.composite
@@ -82,6 +74,32 @@ def test_topk_is_the_specification(problem, data):
 
 
 @SETTINGS
+@given(problems(), st.sampled_from(["none", "zero", "each", "all"]), st.integers(0, 2**32 - 1))
+def test_threshold_is_the_specification(problem, kind, seed):
+    X, W, c, b = problem
+    scores = scores_of(X, W, c, b)
+    rng = np.random.default_rng(seed)
+    threshold = {
+        "none": np.inf,
+        "zero": 0.0,
+        # Some thresholds equal a score: that one is not above it.
+        "each": scores[rng.integers(0, len(X), len(W)), np.arange(len(W))],
+        "all": -np.inf,
+    }[kind]
+    indptr, indices, values = encode_threshold(X, W, c, b, threshold, threads=2)
+    actual = sp.csr_matrix((values, indices, indptr), shape=scores.shape)
+    assert actual.has_canonical_format
+    where = scores > threshold
+    assert actual.nnz == where.sum()
+    np.testing.assert_array_equal(actual.toarray(), np.where(where, scores, 0))
+    again = encode_threshold(X, None, c, b, threshold, packed=pack(W), threads=1)
+    assert all(left.tobytes() == right.tobytes() for left, right in zip((indptr, indices, values), again))
+    exact = reference.encode_threshold(*wide(X, W, c, b), 0.0)
+    if kind == "zero":
+        np.testing.assert_allclose(actual.toarray(), exact, rtol=1e-3, atol=1e-4 * np.abs(exact).max() + 1e-42)
+
+
+@SETTINGS
 @given(problems(), st.data())
 def test_bytes_depend_neither_on_threads_nor_on_company(problem, data):
     X, W, c, b = problem
@@ -129,6 +147,9 @@ def test_empty_batches():
     W, c, b = np.ones((5, 3), np.float32), np.zeros(5, np.float32), np.zeros(3, np.float32)
     indices, values = encode_topk(np.zeros((0, 3), np.float32), W, c, b, 2)
     assert indices.shape == values.shape == (0, 2)
+    indptr, indices, values = encode_threshold(np.zeros((0, 3), np.float32), W, c, b, 0.0)
+    assert indptr.tolist() == [0]
+    assert indices.shape == values.shape == (0,)
 
 
 def test_what_is_not_finite_is_refused():
@@ -150,6 +171,10 @@ def test_what_is_not_finite_is_refused():
             encode_topk(X, W, c, spoilt(b, value), 4)
     with pytest.raises(FloatingPointError, match="scores hold NaN"):
         encode_topk(X, spoilt(W, np.nan), c, b, 4)
+    with pytest.raises(FloatingPointError, match="scores hold NaN"):
+        encode_threshold(X, spoilt(W, np.nan), c, b, np.inf)
+    with pytest.raises(ValueError, match="threshold holds NaN"):
+        encode_threshold(X, W, c, b, spoilt(c, np.nan))
 
 
 def test_wrong_arguments_are_named():
