@@ -20,3 +20,4 @@ echo "  everything else, with hashes required"
 "${pip[@]}" --require-hashes -r "$lock"
 echo "  conceptome itself"
 "${pip[@]}" --no-build-isolation --editable .
+"$VENV/bin/python" -m conceptome_kernels

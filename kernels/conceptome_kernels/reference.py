@@ -24,6 +24,12 @@ def encode_topk(X, encoder, encoder_bias, b, k):
     return np.maximum(Z, 0)
 
 
+def encode_threshold(X, encoder, encoder_bias, b, threshold):
+    """Scores (x − b)·Wᵀ + c where they are above the threshold (m,), else 0."""
+    scores = (X - b) @ encoder.T + encoder_bias
+    return np.where(scores > threshold, scores, 0)
+
+
 def decode(Z, D, b):
     """z·D + b."""
     return Z @ D + b
@@ -33,6 +39,25 @@ def decoder_gradient(Z, D, b, X):
     """Gradients of Σ‖z·D + b − x‖² in D (m, d), in b (d,), and in Z at its active places (n, m)."""
     error = 2 * (decode(Z, D, b) - X)
     return Z.T @ error, error.sum(axis=0), np.where(Z != 0, error @ D.T, 0)
+
+
+def encoder_gradient(in_codes, X, b):
+    """Gradients in the encoder (m, d) and its bias (m,) from that in the active codes (n, m)."""
+    return in_codes.T @ (X - b), in_codes.sum(axis=0)
+
+
+def adam(value, first, second, gradient, keep_first, keep_second, size, epsilon):
+    """One step of Adam with these numbers: the parameter and its two moments."""
+    first = keep_first * first + (1 - keep_first) * gradient
+    second = keep_second * second + (1 - keep_second) * gradient**2
+    return value - size * first / (np.sqrt(second) + epsilon), first, second
+
+
+def update_atoms(D, first, second, gradient, *numbers):
+    """Adam on unit atoms: without the part of the gradient along the atom, and back to unit norm."""
+    gradient = gradient - (gradient * D).sum(axis=1, keepdims=True) * D
+    D, first, second = adam(D, first, second, gradient, *numbers)
+    return D / np.linalg.norm(D, axis=1, keepdims=True), first, second
 
 
 def smallest_pivot(gram):
@@ -62,3 +87,70 @@ def icfl_pursuit(X, D, b, columns_per_round):
                 r = r - z @ D[S]
             norms[t, i] = np.linalg.norm(r)
     return Z, norms
+
+
+def matching_pursuit(X, D, b, k, nonnegative=False):
+    """Codes (n, m) of k steps that each take the largest |correlation| (nonnegative: correlation) with what is left."""
+    Z = np.zeros((len(X), len(D)))
+    for i, x in enumerate(X):
+        r = x - b
+        floor = DONE * np.linalg.norm(r)
+        for _ in range(k):
+            c = D @ r
+            score = c if nonnegative else np.abs(c)
+            j = np.argmax(score)
+            if score[j] <= floor:
+                break
+            Z[i, j] += c[j]
+            r = r - c[j] * D[j]
+    return Z
+
+
+def orthogonal_matching_pursuit(X, D, b, k):
+    """Codes (n, m) of k steps that each take the largest |correlation| and solve for all atoms taken; none twice.
+
+    An atom is passed over for good when it depends on those taken, that is when its Cholesky pivot is below PIVOT.
+    """
+    Z = np.zeros((len(X), len(D)))
+    for i, x in enumerate(X):
+        r = x - b
+        floor = DONE * np.linalg.norm(r)
+        taken, open_ = [], np.ones(len(D), dtype=bool)
+        while len(taken) < k:
+            score = np.where(open_, np.abs(D @ r), 0)
+            j = int(np.argmax(score))
+            if score[j] <= floor:
+                break
+            open_[j] = False
+            D_next = D[[*taken, j]]
+            if smallest_pivot(D_next @ D_next.T) >= PIVOT:
+                taken.append(j)
+                z = np.linalg.solve(D_next @ D_next.T, D_next @ (x - b))
+                Z[i, taken] = z
+                r = x - b - z @ D_next
+    return Z
+
+
+def rank_auroc(Z, labels, weights):
+    """P(code of a sample with the label > code of one without) + half the ties, by weight: (B, m, c)."""
+    auroc = np.full((len(weights), Z.shape[1], labels.shape[1]), np.nan)
+    for b, w in enumerate(weights):
+        for j, z in enumerate(Z.T):
+            wins = (z[:, None] > z) + 0.5 * (z[:, None] == z)
+            for c, y in enumerate(labels.T):
+                pairs = (w * y).sum() * (w * ~y).sum()
+                if pairs:
+                    auroc[b, j, c] = (w * y) @ wins @ (w * ~y) / pairs
+    return auroc
+
+
+def contingency(Z, labels, thresholds):
+    """Samples with z > threshold (m, t), and those of them with the label (m, t, c); thresholds (m, t)."""
+    active = Z.T[:, None, :] > thresholds[:, :, None]
+    return active.sum(axis=2), (active[:, :, :, None] & labels).sum(axis=2)
+
+
+def covariance(X):
+    """Mean (d,) and scatter Σ(x−μ)(x−μ)ᵀ (d, d) of rows."""
+    mean = X.mean(axis=0)
+    return mean, (X - mean).T @ (X - mean)

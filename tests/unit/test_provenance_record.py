@@ -254,3 +254,15 @@ def test_peak_memory_follows_an_allocation():
     block = np.ones(60_000_000 // 8 + before // 8)
     assert peak_memory() > before + 30_000_000
     del block
+
+
+def test_the_kernels_digest_is_recorded_only_where_code_reaches_them(monkeypatch):
+    import conceptome_kernels
+    from conceptome.provenance.closure import closure
+    from conceptome.provenance.record import kernel_build
+
+    monkeypatch.setattr(conceptome_kernels, "build_digest", lambda: "generic-abc")
+    assert kernel_build({"files": ["scripts/retrieve.py"]}) is None
+    assert kernel_build({"files": ["kernels/cpu/topk.cpp", "scripts/learn.py"]}) == "generic-abc"
+    assert not any(name.startswith("kernels/") for name in closure("scripts/retrieve.py")["files"])
+    assert "kernels/cpu/topk.cpp" in closure("scripts/learn.py")["files"]

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from conceptome.codes import Codes
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Batch
 from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
+from conceptome_kernels import available
 
 if TYPE_CHECKING:
     import torch
@@ -44,13 +46,21 @@ class Icfl(Dictionary):
 
     method = "icfl"
 
-    def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
-        import torch
+    # The Gram matrix while a call of `encode` runs.
+    _gram: np.ndarray | None = None
 
-        with torch.inference_mode():
-            atoms = torch.from_numpy(self.atoms)
-            columns = self.card["options"]["columns"]
-            return pursue(torch.from_numpy(X - self.bias), atoms, plan(k, columns), gram_of(atoms)).csr
+    def encode(self, X: np.ndarray, k: int | None = None) -> Codes:
+        """Sparse codes of activations; see `Dictionary.encode`."""
+        try:
+            return super().encode(X, k)
+        finally:
+            self._gram = None
+
+    def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
+        # All blocks of rows share one Gram matrix, which may take as much as 256 MiB: it is not kept for longer.
+        if self._gram is None:
+            self._gram = gram_of(self.atoms)
+        return pursue_rows(X - self.bias, self.atoms, plan(k, self.card["options"]["columns"]), self._gram).csr
 
 
 def plan(k: int, columns: int) -> list[int]:
@@ -58,11 +68,48 @@ def plan(k: int, columns: int) -> list[int]:
     return [columns] * (k // columns) + ([k % columns] if k % columns else [])
 
 
-def gram_of(atoms: torch.Tensor) -> torch.Tensor | None:
+def gram_of(atoms: np.ndarray) -> np.ndarray | None:
     """D·Dᵀ where updating correlations with it is faster than taking them anew, else None."""
     m, d = atoms.shape
-    pays = m <= GRAM_ATOMS_SMALL or (m <= GRAM_ATOMS and d >= GRAM_WIDTH)
-    return atoms @ atoms.T if pays else None
+    if m > GRAM_ATOMS_SMALL and (m > GRAM_ATOMS or d < GRAM_WIDTH):
+        return None
+    if available():
+        from conceptome_kernels.pursuit import gram_matrix
+
+        return gram_matrix(atoms)
+    import torch
+
+    rows = torch.from_numpy(atoms)
+    return (rows @ rows.T).numpy()
+
+
+def pursue_rows(residual: np.ndarray, atoms: np.ndarray, rounds: list[int], gram: np.ndarray | None) -> Batch:
+    """Encode centred rows with the compiled kernel, or with torch where there is none.
+
+    Parameters
+    ----------
+    residual, atoms, rounds, gram
+        As in `pursue`, as contiguous float32 arrays.
+
+    Raises
+    ------
+    FloatingPointError
+        NaN or infinite values in `residual` or `atoms`: training diverged.
+    """
+    if not available():
+        import torch
+
+        with torch.inference_mode():
+            given = None if gram is None else torch.from_numpy(gram)
+            return pursue(torch.from_numpy(residual), torch.from_numpy(atoms), rounds, given)
+    from conceptome_kernels.pursuit import icfl_pursuit
+
+    if not (np.isfinite(residual).all() and np.isfinite(atoms).all()):
+        raise FloatingPointError("pursuit: NaN or infinite values")
+    indices, values = icfl_pursuit(residual, atoms, rounds, gram=gram, gram_budget=0)
+    kept = values != 0
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    return Batch(sp.csr_matrix((values[kept], indices[kept], indptr), shape=(len(residual), len(atoms))))
 
 
 def pursue(residual: torch.Tensor, atoms: torch.Tensor, rounds: list[int], gram: torch.Tensor | None = None) -> Batch:
@@ -189,8 +236,10 @@ class _Trainer:
         options = self.options
         with torch.no_grad():
             atoms, bias = self.atoms, self.bias
-            codes = pursue(x - bias, atoms, [options.columns] * options.rounds, gram_of(atoms))
-            residual = x - bias - codes.decode(atoms)
+            centred = x - bias
+            rounds = [options.columns] * options.rounds
+            codes = pursue_rows(centred.numpy(), atoms.numpy(), rounds, gram_of(atoms.numpy()))
+            residual = centred - codes.decode(atoms)
             fvu = float(residual.square().sum()) / (len(x) * self.variance)
             error = residual * (-2 / (len(x) * self.variance))
             in_atoms = codes.atom_gradient(error)

@@ -1,15 +1,18 @@
-"""The null of a learned dictionary: random unit atoms behind a TopK encoder, numpy only."""
+"""The null of a learned dictionary: random unit atoms behind a TopK encoder, without torch."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
+import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.selection import largest
+from conceptome.dictionaries.sparse import Packed, compact
 
 if TYPE_CHECKING:
     from conceptome.config.dictionaries import RandomDictionary
@@ -23,7 +26,14 @@ class Random(Dictionary):
 
     method = "random"
 
+    @cached_property
+    def _packed(self) -> Packed:
+        return Packed(self.atoms, np.zeros(self.m, dtype=np.float32), self.bias)
+
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
+        if conceptome_kernels.available():
+            indices, picked = self._packed.encode(X, k)
+            return compact(indices, picked * self.parameters["gain"], self.m)
         values = (X - self.bias) @ self.atoms.T
         columns = largest(values, k)
         picked = np.maximum(np.take_along_axis(values, columns, axis=1), 0) * self.parameters["gain"]

@@ -1,6 +1,6 @@
 """Products that touch only the active atoms: decode, decoder gradient, code gradient (torch, CPU).
 
-Everything here works on a batch of codes in CSR form. A product of rows×atoms is never formed densely; the encoder's
+Everything of a `Batch` works on codes in CSR form. A product of rows×atoms is never formed densely; the encoder's
 scores are the only dense work of a training step.
 """
 
@@ -14,10 +14,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+import conceptome_kernels
 from conceptome.dictionaries.selection import largest
+from conceptome_kernels import topk
 
 if TYPE_CHECKING:
     import torch
+
+
+def compact(indices: np.ndarray, values: np.ndarray, m: int) -> sp.csr_matrix:
+    """Codes of fixed width (n, k) over m atoms, as the kernels give them, without their empty places: CSR (n, m)."""
+    keep = values != 0
+    indptr = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+    return sp.csr_matrix((values[keep], indices[keep], indptr), shape=(len(values), m))
+
+
+class Packed:
+    """A TopK encoder laid out for the compiled kernels, once per variant of them.
+
+    Parameters
+    ----------
+    encoder, encoder_bias, bias
+        float32 (m, d), (m,), (d,); they must not change afterwards.
+    """
+
+    def __init__(self, encoder: np.ndarray, encoder_bias: np.ndarray, bias: np.ndarray):
+        self.arrays = (encoder, encoder_bias, bias)
+        self.packed: dict[str, np.ndarray] = {}
+
+    def encode(self, X: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and values (n, k) of ReLU(TopK_k((x − b)·Wᵀ + c)); 0 where a place is empty."""
+        variant = conceptome_kernels.variant()
+        if variant not in self.packed:
+            self.packed[variant] = topk.pack(self.arrays[0])
+        return topk.encode_topk(X, *self.arrays, k, packed=self.packed[variant])
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,26 @@
 with unit rows of D, W initialised to D, and b to the geometric median of the training rows. The loss is
 Σ‖x̂ − x‖² / Σ‖x − mean‖² plus `aux_coefficient` times the AuxK loss: dead atoms reconstruct the residual from their own
 k_aux largest scores, normalised by the residual. Gradients are written out by hand, so that each touches only the
-active atoms.
+active atoms. A step runs on the compiled kernels where there are any, and on torch otherwise: the same mathematics.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
+import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows, geometric_median
-from conceptome.dictionaries.sparse import Batch
+from conceptome.dictionaries.sparse import Batch, Packed, compact
 from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
+from conceptome_kernels.sparse import by_atom, code_gradient, column_sums, decode_residual
+from conceptome_kernels.topk import encode_topk, pack
+from conceptome_kernels.training import Moved, Part, Rates, update
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +39,13 @@ class TopK(Dictionary):
 
     method = "topk"
 
+    @cached_property
+    def _packed(self) -> Packed:
+        return Packed(*(self.parameters[name] for name in ("encoder", "encoder_bias", "bias")))
+
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
+        if conceptome_kernels.available():
+            return compact(*self._packed.encode(X, k), self.m)
         import torch
 
         with torch.inference_mode():
@@ -120,7 +131,9 @@ def loss_and_gradients(
     return Loss(squared / (size * variance), gradients, codes.fired)
 
 
-class _Trainer:
+class TorchTrainer:
+    """The step on torch, where there is no compiler."""
+
     def __init__(self, parameters: dict[str, np.ndarray], options: Options):
         import torch
 
@@ -131,6 +144,7 @@ class _Trainer:
         self.optimiser = Adam(self.parameters, epsilon=6.25e-10)
 
     def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        """As `training.Trainer` says."""
         import torch
 
         options = self.options
@@ -151,13 +165,62 @@ class _Trainer:
         return loss.fvu, loss.fired
 
 
+class KernelTrainer(TorchTrainer):
+    """The step on compiled kernels; its bytes do not depend on the number of threads."""
+
+    def __init__(self, parameters: dict[str, np.ndarray], options: Options):
+        super().__init__(parameters, options)
+        moments = self.optimiser.moments
+        # Views of the torch tensors: the optimiser and the kernels change the same memory.
+        self.views = {
+            name: Moved(value.numpy(), *(moment.numpy() for moment in moments[name]))
+            for name, value in self.parameters.items()
+        }
+        self.packed = pack(self.views["encoder"].value)
+
+    def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        """As `training.Trainer` says."""
+        import torch
+
+        X, options = x.numpy(), self.options
+        atoms, encoder, encoder_bias, bias = (
+            self.views[name].value for name in ("atoms", "encoder", "encoder_bias", "bias")
+        )
+        if not (np.isfinite(encoder_bias).all() and np.isfinite(bias).all()):
+            raise FloatingPointError("the biases are not finite")
+        indices, values = encode_topk(X, None, encoder_bias, bias, options.k, packed=self.packed)
+        residual, squares = decode_residual(X, indices, values, atoms, bias)
+        squared, size = float(squares.sum()), len(X) * self.variance
+        main = self._part(indices, values, residual, -2 / size)
+        aux = None
+        if options.aux_coefficient > 0 and dead.any() and squared > 0:
+            columns = np.flatnonzero(dead)
+            k = min(options.k_aux, len(columns))
+            indices, values = encode_topk(X, encoder[columns], encoder_bias[columns], bias, k)
+            indices = columns[indices].astype(np.int32)
+            # The residual is the target and carries no gradient of its own.
+            left, _ = decode_residual(residual, indices, values, atoms, np.zeros_like(bias))
+            aux = self._part(indices, values, left, -2 * options.aux_coefficient / squared)
+        step, root = self.optimiser.advance()
+        # The kernel leaves the root out of √second / root + epsilon: both sides of the fraction are multiplied by it.
+        rates = Rates(*self.optimiser.betas, step * root, self.optimiser.epsilon * root)
+        learned = (self.views[name] for name in ("atoms", "encoder", "encoder_bias"))
+        in_bias = update(main, aux, X - bias, *learned, self.packed, rates) + main.scale * column_sums(residual)
+        self.optimiser.move("bias", torch.from_numpy(in_bias.astype(np.float32)), step, root)
+        return squared / size, np.diff(main.codes.offsets) > 0
+
+    def _part(self, indices: np.ndarray, values: np.ndarray, error: np.ndarray, scale: float) -> Part:
+        gradient = code_gradient(error, indices, values, self.views["atoms"].value, scale=scale)
+        return Part(by_atom(indices, values, gradient, self.m), error, scale)
+
+
 def fit(
     rows: Rows, options: Options, seed: int, progress: Progress | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
     atoms = random_atoms(options.m, rows.shape[1], seed)
-    trainer = _Trainer(
+    trainer = (KernelTrainer if conceptome_kernels.available() else TorchTrainer)(
         {
             "atoms": atoms,
             "encoder": atoms.copy(),

@@ -13,6 +13,7 @@ import numpy as np
 
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.errors import DataError
+from conceptome_kernels import share_openmp
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def thread_limit(threads: int | None, *, with_torch: bool) -> Iterator[None]:
-    """Run the block with this many threads in BLAS, and in torch where it is used; then restore them.
+    """Run the block with this many threads in BLAS, kernels, and torch where it is used; then restore them.
 
     None leaves them as they are.
     """
@@ -41,6 +42,8 @@ def thread_limit(threads: int | None, *, with_torch: bool) -> Iterator[None]:
     from threadpoolctl import threadpool_limits
 
     if not with_torch:
+        # The limit reaches only what is loaded by now.
+        share_openmp()
         with threadpool_limits(threads):
             yield
         return
@@ -134,17 +137,25 @@ class Adam:
         self.steps = 0
         self.moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
 
-    def step(self, gradients: dict[str, torch.Tensor]) -> None:
-        """Move every parameter by its gradient."""
+    def advance(self) -> tuple[float, float]:
+        """Begin a step: give the size and the root of `move`, both corrected for the moments' start at 0."""
         self.steps += 1
         beta1, beta2 = self.betas
-        size = self.learning_rate / (1.0 - beta1**self.steps)
-        root = math.sqrt(1.0 - beta2**self.steps)
-        for name, value in self.parameters.items():
-            gradient, (first, second) = gradients[name], self.moments[name]
-            first.lerp_(gradient, 1.0 - beta1)
-            second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-            value.addcdiv_(first, second.sqrt().div_(root).add_(self.epsilon), value=-size)
+        return self.learning_rate / (1.0 - beta1**self.steps), math.sqrt(1.0 - beta2**self.steps)
+
+    def move(self, name: str, gradient: torch.Tensor, size: float, root: float) -> None:
+        """Move one parameter: value −= size · first / (√second / root + epsilon)."""
+        beta1, beta2 = self.betas
+        value, (first, second) = self.parameters[name], self.moments[name]
+        first.lerp_(gradient, 1.0 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+        value.addcdiv_(first, second.sqrt().div_(root).add_(self.epsilon), value=-size)
+
+    def step(self, gradients: dict[str, torch.Tensor]) -> None:
+        """Move every parameter by its gradient."""
+        size, root = self.advance()
+        for name in self.parameters:
+            self.move(name, gradients[name], size, root)
 
 
 class Trainer(Protocol):

@@ -550,7 +550,7 @@ class GeneSets:
         number, _ = group_codes(self.obs["group"].astype(str))
         auroc = ranked.auroc(label)[:, 0]
         counts = bootstrap_groups(number, config.bootstraps, seed)
-        drawn = np.stack([ranked.auroc(label, count[number])[:, 0] for count in counts])
+        drawn = ranked.auroc_draws(label, counts[:, number])[:, :, 0]
         low, high = interval(drawn, config.confidence)
         groups = None if len(np.unique(number)) == len(number) else number
         permuted = permutations(label, config.permutations, [*seed, 1], groups)

@@ -11,6 +11,7 @@ The results folder is named by the variable CONCEPTOME_RESULTS (the Snakefile se
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import os
 import platform
@@ -244,12 +245,8 @@ def kernel_build(code: Mapping[str, Any]) -> str | None:
     """Digest of the compiled kernels, None where the code of a job does not reach them or none are built."""
     if not any(file.startswith("kernels/") for file in code["files"]):
         return None
-    try:
-        import conceptome_kernels
-    except ImportError:
-        return None
-    value = getattr(conceptome_kernels, "build_digest", None)
-    return value() if callable(value) else value
+    # Not an import statement: every job has a record, and only those that compute with kernels depend on them.
+    return importlib.import_module("conceptome_kernels").build_digest()
 
 
 def environment(folder: ProvenanceFolder) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from conceptome_kernels import available
+
 if TYPE_CHECKING:
     from scipy import sparse
+
+
+MOST_WEIGHT = 2**24  # integers up to here are exact in float32
 
 
 class RankedCodes:
@@ -83,10 +89,7 @@ class RankedCodes:
         ----------
         Mann and Whitney, Annals of Mathematical Statistics 18 (1947); U from midranks.
         """
-        labels = np.asarray(labels, dtype=bool)
-        labels = labels[:, None] if labels.ndim == 1 else labels
-        if len(labels) != self.shape[0]:
-            raise ValueError(f"labels have {len(labels)} rows, codes {self.shape[0]}")
+        labels = self._checked(labels)
         weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         weighted = labels.astype(np.float64) if weights is None else labels * weights[:, None]
         # Only the difference to the rank of zero is stored, so the product touches the non-zero codes alone.
@@ -97,6 +100,49 @@ class RankedCodes:
         u = self._matrix @ weighted + zero_rank[:, None] * positive - positive**2 / 2.0
         pairs = positive * (total - positive)
         return np.divide(u, pairs, out=np.full(u.shape, np.nan), where=pairs > 0)
+
+    def auroc_draws(self, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """`auroc` under many weightings at once.
+
+        Parameters
+        ----------
+        labels
+            (n, c) or (n,) bool.
+        weights
+            (B, n) non-negative integer weights, one row for each draw of a bootstrap.
+
+        Returns
+        -------
+        numpy.ndarray
+            (B, m, c) float64; NaN for a class with no samples or no others.
+        """
+        labels, weights = self._checked(labels), np.asarray(weights)
+        if weights.ndim != 2 or weights.shape[1] != self.shape[0]:
+            raise ValueError(f"weights have shape {weights.shape}, codes {self.shape[0]} rows: give (draws, rows)")
+        # The kernel counts whole samples, in 32 bits; anything else takes the general way.
+        if weights.dtype.kind in "iu" and weights.size and np.abs(weights).max() <= MOST_WEIGHT and available():
+            from conceptome_kernels.contingency import rank_auroc
+
+            return rank_auroc(
+                *self.structure, np.ascontiguousarray(labels), np.ascontiguousarray(weights, dtype=np.int32)
+            )
+        drawn = [self.auroc(labels, each) for each in weights]
+        return np.stack(drawn) if drawn else np.empty((0, self.shape[1], labels.shape[1]))
+
+    @cached_property
+    def structure(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What `conceptome_kernels.contingency.rank_auroc` takes: rows, starts, indptr, negative_end."""
+        starts = np.zeros(len(self._row), dtype=bool)
+        starts[self._block[:-1]] = True
+        ends = self._negative_end.astype(np.int64)
+        return self._row.astype(np.int32), starts, self._indptr.astype(np.int64), ends
+
+    def _checked(self, labels: np.ndarray) -> np.ndarray:
+        labels = np.asarray(labels, dtype=bool)
+        labels = labels[:, None] if labels.ndim == 1 else labels
+        if len(labels) != self.shape[0]:
+            raise ValueError(f"labels have {len(labels)} rows, codes {self.shape[0]}")
+        return labels
 
     def tie_terms(self) -> np.ndarray:
         """Σ (t³ − t) over the blocks of ties of each atom, (m,) float64."""

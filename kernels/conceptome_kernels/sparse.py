@@ -1,0 +1,210 @@
+"""Products that touch only the active atoms: decode, residual, gradients.
+
+Codes have a fixed width: `indices` int32 (n, k), ascending in each row, and `values` float32 (n, k); a place whose
+value is 0 is empty. Every element of a result is summed by one thread, in one order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from conceptome_kernels import checks
+from conceptome_kernels.loader import call
+
+
+def decode(
+    indices: np.ndarray, values: np.ndarray, atoms: np.ndarray, bias: np.ndarray, *, threads: int | None = None
+) -> np.ndarray:
+    """z·D + b.
+
+    Parameters
+    ----------
+    indices, values
+        Codes (n, k).
+    atoms, bias
+        D, float32 (m, d); b, float32 (d,).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (n, d).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A wrong type or shape, an array that is not contiguous, an index that is no atom's.
+    """
+    m, d = checks.array("atoms", atoms, (None, None)).shape
+    checks.array("bias", bias, (d,))
+    n, k = checks.codes(indices, values, m)
+    out = np.empty((n, d), dtype=np.float32)
+    call("conceptome_decode", indices, values, n, k, atoms, d, bias, out, checks.threads(threads))
+    return out
+
+
+def decode_residual(
+    X: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    atoms: np.ndarray,
+    bias: np.ndarray,
+    *,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residual x − b − z·D and its squared length.
+
+    Parameters
+    ----------
+    X
+        float32 (n, d). The others are as in `decode`.
+
+    Returns
+    -------
+    residual, squares
+        float32 (n, d); float64 (n,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `decode`.
+    """
+    m, d = checks.array("atoms", atoms, (None, None)).shape
+    checks.array("bias", bias, (d,))
+    n, k = checks.codes(indices, values, m)
+    checks.array("X", X, (n, d))
+    residual, squares = np.empty((n, d), dtype=np.float32), np.empty(n)
+    arguments = (X, indices, values, n, k, atoms, d, bias, residual, squares)
+    call("conceptome_decode_residual", *arguments, checks.threads(threads))
+    return residual, squares
+
+
+def code_gradient(
+    error: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    atoms: np.ndarray,
+    *,
+    scale: float = 1.0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Gradient in the codes, scale · e·D_jᵀ at the active places, 0 elsewhere.
+
+    Parameters
+    ----------
+    error
+        float32 (n, d): with `scale`, the gradient of the loss in z·D. The others are as in `decode`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (n, k).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `decode`.
+    """
+    m, d = checks.array("atoms", atoms, (None, None)).shape
+    n, k = checks.codes(indices, values, m)
+    checks.array("error", error, (n, d))
+    gradient = np.empty((n, k), dtype=np.float32)
+    arguments = (error, float(scale), indices, values, n, k, atoms, d, gradient)
+    call("conceptome_code_gradient", *arguments, checks.threads(threads))
+    return gradient
+
+
+@dataclass(frozen=True)
+class ByAtom:
+    """Active codes sorted by atom, rows ascending: atom j's are the places offsets[j] to offsets[j + 1].
+
+    Attributes
+    ----------
+    offsets
+        int64 (m + 1,).
+    rows, values, gradient
+        int32, float32 and float32 (active codes,): row, value, and gradient of the loss in the code.
+    """
+
+    offsets: np.ndarray
+    rows: np.ndarray
+    values: np.ndarray
+    gradient: np.ndarray
+
+
+def by_atom(indices: np.ndarray, values: np.ndarray, gradient: np.ndarray, m: int) -> ByAtom:
+    """Sort codes and their gradients by atom (a counting sort).
+
+    Parameters
+    ----------
+    indices, values
+        Codes (n, k) over m atoms.
+    gradient
+        float32 (n, k), as `code_gradient` gives it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A wrong type or shape, an array that is not contiguous, an index that is no atom's.
+    """
+    n, k = checks.codes(indices, values, m)
+    checks.array("gradient", gradient, (n, k))
+    offsets, rows = np.empty(m + 1, dtype=np.int64), np.empty(n * k, dtype=np.int32)
+    sorted_values, sorted_gradient = np.empty(n * k, dtype=np.float32), np.empty(n * k, dtype=np.float32)
+    arguments = (indices, values, gradient, n, k, m, offsets, rows, sorted_values, sorted_gradient)
+    active = call("conceptome_sort", *arguments)
+    return ByAtom(offsets, rows[:active], sorted_values[:active], sorted_gradient[:active])
+
+
+def sparse_backward(
+    error: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    atoms: np.ndarray,
+    inputs: np.ndarray,
+    *,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of a loss through x̂ = z·D + b and z = ReLU(TopK(inputs·Wᵀ + c)).
+
+    Parameters
+    ----------
+    error
+        float32 (n, d): gradient of the loss in x̂.
+    indices, values
+        Codes (n, k).
+    atoms
+        D, float32 (m, d).
+    inputs
+        What the encoder was applied to, x − b, float32 (n, d).
+
+    Returns
+    -------
+    in_atoms, in_encoder, in_encoder_bias, in_codes
+        float32 (m, d), (m, d), (m,) and (n, k); the last 0 where a place is empty.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A wrong type or shape, an array that is not contiguous, an index that is no atom's.
+    """
+    threads = checks.threads(threads)
+    in_codes = code_gradient(error, indices, values, atoms, threads=threads)
+    (m, d), n = atoms.shape, len(indices)
+    checks.array("inputs", inputs, (n, d))
+    codes = by_atom(indices, values, in_codes, m)
+    in_atoms, in_encoder = np.empty((m, d), dtype=np.float32), np.empty((m, d), dtype=np.float32)
+    in_encoder_bias = np.empty(m, dtype=np.float32)
+    places = (codes.offsets, codes.rows, codes.values, codes.gradient)
+    results = (in_atoms, in_encoder, in_encoder_bias)
+    call("conceptome_atom_gradients", error, inputs, d, m, *places, *results, threads)
+    return in_atoms, in_encoder, in_encoder_bias, in_codes
+
+
+def column_sums(X: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+    """Sums of float32 X (n, d) over its rows: float64 (d,), the same bytes for any number of threads."""
+    n, d = checks.array("X", X, (None, None)).shape
+    sums = np.empty(d)
+    call("conceptome_column_sums", X, n, d, sums, checks.threads(threads))
+    return sums

@@ -1,0 +1,245 @@
+// Products that touch only the active atoms: decode, residual, gradients; and the update of atoms and encoder.
+//
+// Codes are int32 indices and float32 values, both (n, k), ascending in each row; a place whose value is 0 is empty.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "product.h"
+
+namespace {
+
+// Vectors of the output that are summed in registers at once.
+#if defined(__AVX512F__)
+constexpr int STRIP = 20;
+#else
+constexpr int STRIP = 8;
+#endif
+
+// V vectors of Σ_i weights[i]·rows[which[i]], added to what `out` holds.
+template <int V>
+inline void strip(const float *rows, int64_t d, const int32_t *which, const float *weights, int64_t count, float *out) {
+    Vector sums[V];
+#pragma GCC unroll 20
+    for (int v = 0; v < V; ++v) sums[v] = load(out + v * WIDTH);
+    for (int64_t i = 0; i < count; ++i) {
+        if (weights[i] == 0) continue;
+        const Vector weight = spread(weights[i]);
+        const float *row = rows + int64_t(which[i]) * d;
+        const float *next = rows + int64_t(which[i + 1 < count ? i + 1 : i]) * d;
+#pragma GCC unroll 20
+        for (int v = 0; v < V; ++v) {
+            __builtin_prefetch(next + v * WIDTH);
+            sums[v] = fma(weight, load(row + v * WIDTH), sums[v]);
+        }
+    }
+#pragma GCC unroll 20
+    for (int v = 0; v < V; ++v) store(out + v * WIDTH, sums[v]);
+}
+
+// out += Σ_i weights[i]·rows[which[i]], each element in the order of i.
+void gather(const float *rows, int64_t d, const int32_t *which, const float *weights, int64_t count, float *out) {
+    int64_t at = 0;
+    for (; at + STRIP * WIDTH <= d; at += STRIP * WIDTH) strip<STRIP>(rows + at, d, which, weights, count, out + at);
+    for (; at + 4 * WIDTH <= d; at += 4 * WIDTH) strip<4>(rows + at, d, which, weights, count, out + at);
+    for (; at + WIDTH <= d; at += WIDTH) strip<1>(rows + at, d, which, weights, count, out + at);
+    if (at == d) return;
+    for (int64_t i = 0; i < count; ++i)
+        if (weights[i] != 0)
+            for (int64_t j = at; j < d; ++j) out[j] = fma(weights[i], rows[which[i] * d + j], out[j]);
+}
+
+}  // namespace
+
+// out (n, d) = z·D + b.
+EXPORT int64_t conceptome_decode(const int32_t *indices, const float *values, int64_t n, int64_t k, const float *atoms,
+                                 int64_t d, const float *bias, float *out, int64_t threads) {
+#pragma omp parallel for num_threads(int(threads)) schedule(static)
+    for (int64_t row = 0; row < n; ++row) {
+        std::copy_n(bias, d, out + row * d);
+        gather(atoms, d, indices + row * k, values + row * k, k, out + row * d);
+    }
+    return GOOD;
+}
+
+// residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,).
+EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n,
+                                          int64_t k, const float *atoms, int64_t d, const float *bias, float *residual,
+                                          double *squares, int64_t threads) {
+#pragma omp parallel num_threads(int(threads))
+    {
+        std::vector<float> negated(k);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < n; ++row) {
+            float *to = residual + row * d;
+            for (int64_t i = 0; i < d; ++i) to[i] = X[row * d + i] - bias[i];
+            for (int64_t i = 0; i < k; ++i) negated[i] = -values[row * k + i];
+            gather(atoms, d, indices + row * k, negated.data(), k, to);
+            double total = 0;
+            // Products of short runs are exact enough in float32; their sums are not, over many dimensions.
+            for (int64_t i = 0; i < d; i += 256) total += dot(to + i, to + i, std::min<int64_t>(256, d - i));
+            squares[row] = total;
+        }
+    }
+    return GOOD;
+}
+
+// gradient (n, k) = scale · error·D_jᵀ at the active places, 0 elsewhere.
+EXPORT int64_t conceptome_code_gradient(const float *error, double scale, const int32_t *indices, const float *values,
+                                        int64_t n, int64_t k, const float *atoms, int64_t d, float *gradient,
+                                        int64_t threads) {
+#pragma omp parallel for num_threads(int(threads)) schedule(static)
+    for (int64_t row = 0; row < n; ++row)
+        for (int64_t i = row * k; i < (row + 1) * k; ++i) {
+            if (i + 1 < (row + 1) * k) {
+                const float *next = atoms + int64_t(indices[i + 1]) * d;
+                for (int64_t at = 0; at < d; at += 16) __builtin_prefetch(next + at);
+            }
+            gradient[i] = values[i] == 0 ? 0 : float(scale) * dot(error + row * d, atoms + int64_t(indices[i]) * d, d);
+        }
+    return GOOD;
+}
+
+// Active codes sorted by atom, rows ascending (a counting sort): atom j's are places offsets[j] … offsets[j + 1] of
+// `rows`, `by_atom` (their values) and `gradient_by_atom`. Returns how many there are.
+EXPORT int64_t conceptome_sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, int64_t k,
+                               int64_t m, int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom) {
+    std::fill_n(offsets, m + 1, 0);
+    for (int64_t i = 0; i < n * k; ++i)
+        if (values[i] != 0) ++offsets[indices[i] + 1];
+    for (int64_t j = 0; j < m; ++j) offsets[j + 1] += offsets[j];
+    std::vector<int64_t> next(offsets, offsets + m);
+    for (int64_t row = 0; row < n; ++row)
+        for (int64_t i = row * k; i < (row + 1) * k; ++i) {
+            if (values[i] == 0) continue;
+            const int64_t to = next[indices[i]]++;
+            rows[to] = int32_t(row);
+            by_atom[to] = values[i];
+            gradient_by_atom[to] = gradient[i];
+        }
+    return offsets[m];
+}
+
+// Gradients in atoms (m, d), encoder (m, d) and encoder_bias (m,) from sorted codes; `inputs` (n, d) is x − b.
+EXPORT int64_t conceptome_atom_gradients(const float *error, const float *inputs, int64_t d, int64_t m,
+                                         const int64_t *offsets, const int32_t *rows, const float *by_atom,
+                                         const float *gradient_by_atom, float *in_atoms, float *in_encoder,
+                                         float *in_encoder_bias, int64_t threads) {
+#pragma omp parallel for num_threads(int(threads)) schedule(dynamic, 16)
+    for (int64_t j = 0; j < m; ++j) {
+        const int64_t from = offsets[j], count = offsets[j + 1] - from;
+        std::fill_n(in_atoms + j * d, d, 0.0f);
+        std::fill_n(in_encoder + j * d, d, 0.0f);
+        gather(error, d, rows + from, by_atom + from, count, in_atoms + j * d);
+        gather(inputs, d, rows + from, gradient_by_atom + from, count, in_encoder + j * d);
+        double total = 0;
+        for (int64_t i = from; i < from + count; ++i) total += gradient_by_atom[i];
+        in_encoder_bias[j] = float(total);
+    }
+    return GOOD;
+}
+
+// Sums over the rows of a matrix (n, d), float64 (d,).
+EXPORT int64_t conceptome_column_sums(const float *X, int64_t n, int64_t d, double *sums, int64_t threads) {
+    constexpr int64_t COLUMNS = 64;
+#pragma omp parallel for num_threads(int(threads)) schedule(static)
+    for (int64_t block = 0; block < (d + COLUMNS - 1) / COLUMNS; ++block) {
+        const int64_t from = block * COLUMNS, width = std::min(COLUMNS, d - from);
+        double held[COLUMNS] = {};
+        for (int64_t row = 0; row < n; ++row)
+            for (int64_t i = 0; i < width; ++i) held[i] += X[row * d + from + i];
+        std::copy_n(held, width, sums + from);
+    }
+    return GOOD;
+}
+
+namespace {
+
+// What one step of Adam shares.
+struct Adam {
+    float to_first, keep_second, to_second, size, epsilon;
+
+    Adam(double keep_first, double keep_second, double size, double epsilon)
+        : to_first(float(1 - keep_first)), keep_second(float(keep_second)), to_second(float(1 - keep_second)),
+          size(float(size)), epsilon(float(epsilon)) {}
+
+    // Move `count` parameters by their gradient.
+    void move(float *value, float *first, float *second, const float *gradient, int64_t count) const {
+        for (int64_t i = 0; i < count; ++i) {
+            first[i] = first[i] + to_first * (gradient[i] - first[i]);
+            second[i] = keep_second * second[i] + to_second * gradient[i] * gradient[i];
+            value[i] = value[i] - size * (first[i] / (std::sqrt(second[i]) + epsilon));
+        }
+    }
+};
+
+// Active codes sorted by atom, with the error that they answer for.
+struct Codes {
+    const float *error;
+    float scale;
+    const int64_t *offsets;
+    const int32_t *rows;
+    const float *values, *gradient;
+
+    // Add their part to atom j's gradients; `weights` is room for its codes.
+    void add(int64_t j, const float *inputs, int64_t d, std::vector<float> &weights, float *in_atom, float *in_encoder,
+             double &in_encoder_bias) const {
+        const int64_t from = offsets[j], count = offsets[j + 1] - from;
+        if (!count) return;
+        weights.resize(count);
+        for (int64_t i = 0; i < count; ++i) {
+            weights[i] = scale * values[from + i];
+            in_encoder_bias += gradient[from + i];
+        }
+        gather(error, d, rows + from, weights.data(), count, in_atom);
+        gather(inputs, d, rows + from, gradient + from, count, in_encoder);
+    }
+};
+
+}  // namespace
+
+// One optimiser step on atoms, encoder and encoder_bias, in place, without gradient matrices. For each atom: its
+// gradients from one or two sorted sets of codes (the second may be absent: null), less the part along the atom itself;
+// Adam; unit norm; the packed encoder. Also in_bias float32 (panels, d): what each panel of atoms adds to the gradient
+// in b through the encoder, −Σ_j g_j·W_j with W as it was before.
+EXPORT int64_t conceptome_update(int64_t m, int64_t d, const float *inputs,  //
+                                 const float *error, double scale, const int64_t *offsets, const int32_t *rows,
+                                 const float *values, const float *gradient,  //
+                                 const float *aux_error, double aux_scale, const int64_t *aux_offsets,
+                                 const int32_t *aux_rows, const float *aux_values, const float *aux_gradient,  //
+                                 float *atoms, float *first_atoms, float *second_atoms,  //
+                                 float *encoder, float *first_encoder, float *second_encoder,  //
+                                 float *encoder_bias, float *first_encoder_bias, float *second_encoder_bias,  //
+                                 double keep_first, double keep_second, double size, double epsilon,  //
+                                 float *packed, float *in_bias, int64_t threads) {
+    const Adam adam(keep_first, keep_second, size, epsilon);
+    const Codes main{error, float(scale), offsets, rows, values, gradient};
+    const Codes aux{aux_error, float(aux_scale), aux_offsets, aux_rows, aux_values, aux_gradient};
+#pragma omp parallel num_threads(int(threads))
+    {
+        std::vector<float> in_atom(d), in_encoder(d), weights;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t p = 0; p < panels(m); ++p) {
+            float *through = in_bias + p * d;
+            std::fill_n(through, d, 0.0f);
+            for (int64_t j = p * PANEL; j < std::min(m, (p + 1) * PANEL); ++j) {
+                float *atom = atoms + j * d;
+                std::fill(in_atom.begin(), in_atom.end(), 0.0f);
+                std::fill(in_encoder.begin(), in_encoder.end(), 0.0f);
+                double total = 0;
+                main.add(j, inputs, d, weights, in_atom.data(), in_encoder.data(), total);
+                if (aux_error) aux.add(j, inputs, d, weights, in_atom.data(), in_encoder.data(), total);
+                const float in_encoder_bias = float(total);
+                if (in_encoder_bias != 0) add_scaled(through, -in_encoder_bias, encoder + j * d, d);
+                add_scaled(in_atom.data(), -dot(in_atom.data(), atom, d), atom, d);
+                adam.move(atom, first_atoms + j * d, second_atoms + j * d, in_atom.data(), d);
+                const float norm = std::sqrt(dot(atom, atom, d));
+                for (int64_t i = 0; i < d; ++i) atom[i] = atom[i] / norm;
+                adam.move(encoder + j * d, first_encoder + j * d, second_encoder + j * d, in_encoder.data(), d);
+                adam.move(encoder_bias + j, first_encoder_bias + j, second_encoder_bias + j, &in_encoder_bias, 1);
+            }
+            pack_panel(encoder, m, d, p, packed);
+        }
+    }
+    return GOOD;
+}

@@ -1,0 +1,90 @@
+"""AUROC under many weightings and tables of many thresholds against their specification."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+import conceptome_kernels
+from conceptome.statistics import RankedCodes
+from conceptome_kernels import contingency, loader, reference
+
+pytestmark = pytest.mark.skipif(not conceptome_kernels.available(), reason="no compiled kernels here")
+SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+VARIANTS = loader.supported()
+
+
+@st.composite
+def tables(draw):
+    """Draw sparse codes with ties and negative values, labels, and weights of a few draws."""
+    n, m, c = draw(st.integers(1, 30)), draw(st.sampled_from([1, 2, 9])), draw(st.sampled_from([1, 2, 5]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    coarse = draw(st.booleans())
+    Z = rng.integers(-3, 4, (n, m)) / 2 if coarse else rng.standard_normal((n, m))
+    Z = (Z * (rng.random((n, m)) < draw(st.sampled_from([0.0, 0.3, 1.0])))).astype(np.float32)
+    if draw(st.booleans()):
+        Z = np.abs(Z)
+    labels = rng.random((n, c)) < 0.4
+    draws = draw(st.sampled_from([1, 3, 16, 17, 40]))
+    return Z, labels, rng.multinomial(n, np.full(n, 1 / n), draws), draw(st.sampled_from(VARIANTS))
+
+
+@SETTINGS
+@given(tables())
+def test_auroc_of_many_weightings(table):
+    Z, labels, weights, variant = table
+    ranked = RankedCodes(sparse.csr_matrix(Z))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(loader.VARIABLE, variant)
+        actual = ranked.auroc_draws(labels, weights)
+        patch.setenv(loader.VARIABLE, loader.TORCH)
+        np.testing.assert_array_equal(actual, ranked.auroc_draws(labels, weights))
+    np.testing.assert_array_equal(actual, [ranked.auroc(labels, each) for each in weights])
+    np.testing.assert_allclose(actual, reference.rank_auroc(Z, labels, weights), atol=1e-12)
+
+
+def test_auroc_does_not_depend_on_threads():
+    rng = np.random.default_rng(1)
+    ranked = RankedCodes(sparse.random(500, 60, density=0.2, random_state=2, format="csr"))
+    labels, weights = rng.random((500, 3)) < 0.3, rng.integers(0, 4, (20, 500)).astype(np.int32)
+    structure = ranked.structure
+    one, two = (contingency.rank_auroc(*structure, labels, weights, threads=threads) for threads in (1, 2))
+    assert one.tobytes() == two.tobytes()
+
+
+@SETTINGS
+@given(tables(), st.integers(1, 6), st.booleans())
+def test_tables_of_many_thresholds(table, t, shared):
+    Z, labels, weights, variant = table
+    rng = np.random.default_rng(int(weights[0, 0]))
+    m = Z.shape[1]
+    thresholds = np.sort(np.round(rng.random((1 if shared else m, t)) * 4) / 4, axis=1).astype(np.float32)
+    csc = sparse.csc_matrix(Z)
+    arguments = csc.indptr.astype(np.int64), csc.indices, csc.data, labels, thresholds[0] if shared else thresholds
+    expected = reference.contingency(Z, labels, np.broadcast_to(thresholds, (m, t)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(loader.VARIABLE, variant)
+        for threads in (1, 2):
+            actual = contingency.contingency(*arguments, threads=threads)
+            np.testing.assert_array_equal(actual[0], expected[0])
+            np.testing.assert_array_equal(actual[1], expected[1])
+
+
+def test_refusals_name_the_argument():
+    csc = sparse.csc_matrix(np.eye(3, dtype=np.float32))
+    indptr, labels = csc.indptr.astype(np.int64), np.ones((3, 1), dtype=bool)
+    level = np.zeros(1, dtype=np.float32)
+    with pytest.raises(ValueError, match="thresholds must ascend"):
+        contingency.contingency(indptr, csc.indices, csc.data, labels, -np.ones(1, dtype=np.float32))
+    with pytest.raises(ValueError, match="rows must lie between 0 and 1"):
+        contingency.contingency(indptr, csc.indices, csc.data, labels[:2], level)
+    with pytest.raises(ValueError, match="indptr must ascend"):
+        contingency.contingency(indptr[:-1], csc.indices, csc.data, labels, level)
+    with pytest.raises(TypeError, match="labels must be bool"):
+        contingency.contingency(indptr, csc.indices, csc.data, labels.astype(int), level)
+    starts, ends = np.ones(3, dtype=bool), indptr[:-1].copy()
+    with pytest.raises(ValueError, match="weights must lie between 0"):
+        contingency.rank_auroc(csc.indices, starts, indptr, ends, labels, np.full((1, 3), -1, dtype=np.int32))
+    with pytest.raises(ValueError, match="negative_end must lie within"):
+        contingency.rank_auroc(csc.indices, starts, indptr, ends + 5, labels, np.ones((1, 3), dtype=np.int32))

@@ -1,0 +1,98 @@
+"""The TopK dictionary on compiled kernels and on torch: the same mathematics."""
+
+import numpy as np
+import pytest
+import torch
+from planted import mixture
+
+import conceptome_kernels
+from conceptome.config.dictionaries import OPTIONS
+from conceptome.dictionaries import fit, load
+from conceptome.dictionaries.topk import KernelTrainer, TorchTrainer
+from conceptome.dictionaries.training import random_atoms
+from conceptome_kernels.topk import pack
+
+X, _ = mixture()
+SETTINGS = {"m": 70, "k": 4, "steps": 50, "batch_size": 200, "dead_after": 600, "k_aux": 7}
+
+pytestmark = pytest.mark.skipif(not conceptome_kernels.available(), reason="no compiled kernels")
+
+
+def trainer_of(kind, d=13, m=45, **options):
+    atoms = random_atoms(m, d, seed=0)
+    parameters = {
+        "atoms": atoms,
+        "encoder": atoms.copy(),
+        "encoder_bias": np.linspace(-0.1, 0.1, m, dtype=np.float32),
+        "bias": np.linspace(-1, 1, d, dtype=np.float32),
+    }
+    made = kind(parameters, OPTIONS["topk"](method="topk", m=m, k=5, k_aux=3, **options))
+    made.optimiser.learning_rate = 1e-3
+    return made
+
+
+@pytest.mark.parametrize("dead", [[], [3], list(range(20)), list(range(45))])
+def test_steps_are_those_of_torch(dead):
+    """One step at a time: each starts from the same state, so that no near-tie can add up."""
+    rng = np.random.default_rng(1)
+    silent = np.isin(np.arange(45), dead)
+    kernels, plain = (trainer_of(kind, aux_coefficient=0.5) for kind in (KernelTrainer, TorchTrainer))
+    for number in range(5):
+        x = torch.from_numpy(rng.standard_normal((37, 13)).astype(np.float32))
+        fvu, fired = kernels.step(x, silent, number)
+        expected_fvu, expected_fired = plain.step(x, silent, number)
+        assert fvu == pytest.approx(expected_fvu, rel=1e-5)
+        np.testing.assert_array_equal(fired, expected_fired)
+        for name, value in plain.parameters.items():
+            np.testing.assert_allclose(kernels.parameters[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
+            for ours, theirs in zip(kernels.optimiser.moments[name], plain.optimiser.moments[name]):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6 * float(theirs.abs().max()), err_msg=name)
+                ours.copy_(theirs)
+            kernels.parameters[name].copy_(value)
+        pack(kernels.views["encoder"].value, out=kernels.packed)
+
+
+def test_curves_and_atoms_are_those_of_torch(monkeypatch):
+    kernels = fit("topk", X, threads=1, **SETTINGS)
+    monkeypatch.setenv("CONCEPTOME_KERNELS", "torch")
+    plain = fit("topk", X, threads=1, **SETTINGS)
+    assert max(plain.card["training"]["curve"]["dead"]) > 0
+    np.testing.assert_allclose(
+        kernels.card["training"]["curve"]["fvu"], plain.card["training"]["curve"]["fvu"], rtol=1e-3
+    )
+    cosines = (kernels.atoms * plain.atoms).sum(axis=1)
+    assert np.mean(cosines > 0.999) > 0.9
+    assert kernels.card["options"] == plain.card["options"]
+
+
+@pytest.mark.parametrize("method", ["topk", "random"])
+def test_codes_are_those_of_torch_and_numpy(method, monkeypatch, tmp_path):
+    options = SETTINGS if method == "topk" else {"m": 70, "k": 4}
+    fitted = fit(method, X, threads=1, **options)
+    fitted.save(tmp_path)
+    codes = [fitted.encode(X).to_scipy(), fitted.encode(X[:, :], k=2).to_scipy()]
+    for name in ("generic", "torch"):
+        monkeypatch.setenv("CONCEPTOME_KERNELS", name)
+        for again in (fitted, load(tmp_path)):
+            others = [again.encode(X).to_scipy(), again.encode(X, k=2).to_scipy()]
+            for ours, theirs in zip(codes, others):
+                difference = np.abs((ours - theirs).toarray())
+                assert (difference.max(axis=1) < 1e-4 * np.abs(theirs).max()).mean() > 0.99
+
+
+@pytest.mark.parametrize("method", ["topk", "random"])
+def test_bytes_do_not_depend_on_threads(method):
+    options = SETTINGS if method == "topk" else {"m": 70, "k": 4}
+    one, two = (fit(method, X, threads=threads, **options) for threads in (1, 2))
+    if method == "topk":
+        assert all(one.parameters[name].tobytes() == two.parameters[name].tobytes() for name in one.parameters)
+    before = torch.get_num_threads()
+    try:
+        seen = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            codes = one.encode(X).to_scipy()
+            seen.append((codes.indices.tobytes(), codes.data.tobytes()))
+    finally:
+        torch.set_num_threads(before)
+    assert seen[0] == seen[1]
