@@ -21,12 +21,11 @@ FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi"),
 )
+AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mprefer-vector-width=512")
 # Variant → its own flags; the best first. The processor flags that each needs are in loader.py.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "avx512": (
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
-        "-mprefer-vector-width=512",
-    ),
+    "avx512vnni": (*AVX512, "-mavx512vnni"),
+    "avx512": AVX512,
     "avx2": ("-mavx2", "-mfma"),
     "generic": (),
 }

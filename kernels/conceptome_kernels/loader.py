@@ -1,7 +1,8 @@
 """Choose the variant that fits the processor, build it when it is missing, and load it with ctypes.
 
-`CONCEPTOME_KERNELS` forces a variant: generic, avx2 or avx512, or torch for no compiled kernels at all. A forced
-variant that cannot be had is an error; without it, a machine that has no compiler gets one warning and the torch path.
+`CONCEPTOME_KERNELS` forces a variant: generic, avx2, avx512 or avx512vnni, or torch for no compiled kernels at all. A
+forced variant that cannot be had is an error; without it, a machine that has no compiler gets one warning and the torch
+path.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ VARIABLE = "CONCEPTOME_KERNELS"
 TORCH = "torch"
 # Flags of /proc/cpuinfo that a variant needs.
 NEEDED: dict[str, frozenset[str]] = {
+    "avx512vnni": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx2", "fma"}),
     "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}),
     "avx2": frozenset({"avx2", "fma"}),
     "generic": frozenset(),

@@ -12,10 +12,11 @@ from conceptome_kernels.loader import call
 
 # What the encoders return: see Status in cpu/product.h.
 ROWS_NOT_FINITE, SCORES_NAN = 1, 2
+LINE = 16  # float32 per cache line
 
 
 def pack(encoder: np.ndarray, *, threads: int | None = None, out: np.ndarray | None = None) -> np.ndarray:
-    """Lay the encoder out as the kernels read it.
+    """Lay the encoder out as `encode_topk` reads it.
 
     Parameters
     ----------
@@ -35,9 +36,16 @@ def pack(encoder: np.ndarray, *, threads: int | None = None, out: np.ndarray | N
         A wrong type or shape, or an array that is not contiguous.
     """
     m, d = checks.array("encoder", encoder, (None, None)).shape
-    size = packed_size(m, d)
-    packed = np.empty(size, dtype=np.float32) if out is None else checks.array("out", out, (size,))
+    packed = _aligned(packed_size(m, d)) if out is None else checks.array("out", out, (packed_size(m, d),))
     call("conceptome_pack", encoder, m, d, packed, checks.threads(threads))
+    return packed
+
+
+def pack_panels(encoder: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+    """Lay the encoder out as `encode_threshold` reads it: as `pack` does for `encode_topk`."""
+    m, d = checks.array("encoder", encoder, (None, None)).shape
+    packed = _aligned(call("conceptome_panels_size", m, d))
+    call("conceptome_pack_panels", encoder, m, d, packed, checks.threads(threads))
     return packed
 
 
@@ -46,9 +54,16 @@ def packed_size(m: int, d: int) -> int:
     return call("conceptome_packed_size", m, d)
 
 
+def _aligned(size: int) -> np.ndarray:
+    """Empty float32 (size,) that starts with a cache line, so that no vector of it straddles two."""
+    whole = np.empty(size + LINE, dtype=np.float32)
+    skip = -(whole.ctypes.data // whole.itemsize) % LINE
+    return whole[skip : skip + size]
+
+
 def encode_topk(
     X: np.ndarray,
-    encoder: np.ndarray | None,
+    encoder: np.ndarray,
     encoder_bias: np.ndarray,
     bias: np.ndarray,
     k: int,
@@ -63,7 +78,7 @@ def encode_topk(
     X
         float32 (n, d).
     encoder
-        W, float32 (m, d); may be None when `packed` is given.
+        W, float32 (m, d).
     encoder_bias, bias
         c, float32 (m,); b, float32 (d,).
     k
@@ -84,12 +99,14 @@ def encode_topk(
     FloatingPointError
         NaN among the scores: the encoder holds NaN, or products overflow.
     """
-    packed, encoder_bias, bias, threads = _encoder(X, encoder, encoder_bias, bias, packed, threads)
-    (n, d), m = X.shape, len(encoder_bias)
+    m, threads = _encoder(X, encoder_bias, bias, threads)
+    n, d = X.shape
+    checks.array("encoder", encoder, (m, d))
+    packed = pack(encoder, threads=threads) if packed is None else checks.array("packed", packed, (packed_size(m, d),))
     k = checks.count("k", k, 1, m)
     indices, values = np.empty((n, k), dtype=np.int32), np.empty((n, k), dtype=np.float32)
     if n:
-        arguments = (X, n, d, packed, encoder_bias, bias, m, k, indices, values, threads)
+        arguments = (X, n, d, packed, encoder, encoder_bias, bias, m, k, indices, values, threads)
         _raise(call("conceptome_encode_topk", *arguments))
     return indices, values
 
@@ -112,7 +129,9 @@ def encode_threshold(
     Parameters
     ----------
     threshold
-        One number, or float32 (m,); −inf keeps all scores, inf none. The others are as in `encode_topk`.
+        One number, or float32 (m,); −inf keeps all scores, inf none.
+    packed
+        `pack_panels(encoder)`; then the encoder may be None. The others are as in `encode_topk`.
 
     Returns
     -------
@@ -124,8 +143,11 @@ def encode_threshold(
     TypeError, ValueError, FloatingPointError
         As in `encode_topk`; NaN among the thresholds.
     """
-    packed, encoder_bias, bias, threads = _encoder(X, encoder, encoder_bias, bias, packed, threads)
-    (n, d), m = X.shape, len(encoder_bias)
+    m, threads = _encoder(X, encoder_bias, bias, threads)
+    n, d = X.shape
+    if packed is None:
+        packed = pack_panels(checks.array("encoder", encoder, (m, d)), threads=threads)
+    checks.array("packed", packed, (call("conceptome_panels_size", m, d),))
     if np.ndim(threshold) == 0:
         threshold = np.full(m, threshold, dtype=np.float32)
     if np.isnan(checks.array("threshold", threshold, (m,))).any():
@@ -140,20 +162,15 @@ def encode_threshold(
     return indptr, indices, values
 
 
-def _encoder(X, encoder, encoder_bias, bias, packed, threads) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Check what every encoder takes; give it back with the encoder packed."""
+def _encoder(X: np.ndarray, encoder_bias: np.ndarray, bias: np.ndarray, threads: int | None) -> tuple[int, int]:
+    """Check what every encoder takes; give m and the number of threads."""
     _, d = checks.array("X", X, (None, None)).shape
     (m,) = checks.array("encoder_bias", encoder_bias, (None,)).shape
     checks.finite("encoder_bias", encoder_bias)
     checks.finite("bias", checks.array("bias", bias, (d,)))
     if not d or not m:
         raise ValueError(f"encoder must have atoms and dimensions, not {m} × {d}")
-    threads = checks.threads(threads)
-    if packed is None:
-        packed = pack(checks.array("encoder", encoder, (m, d)), threads=threads)
-    else:
-        checks.array("packed", packed, (packed_size(m, d),))
-    return packed, encoder_bias, bias, threads
+    return m, checks.threads(threads)
 
 
 def _raise(status: int) -> None:

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "product.h"
+#include "screen.h"
 
 namespace {
 
@@ -238,7 +238,7 @@ EXPORT int64_t conceptome_update(int64_t m, int64_t d, const float *inputs,  //
                 adam.move(encoder + j * d, first_encoder + j * d, second_encoder + j * d, in_encoder.data(), d);
                 adam.move(encoder_bias + j, first_encoder_bias + j, second_encoder_bias + j, &in_encoder_bias, 1);
             }
-            pack_panel(encoder, m, d, p, packed);
+            pack_for_topk(encoder, m, d, p, packed);
         }
     }
     return GOOD;

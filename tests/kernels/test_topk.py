@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conceptome_kernels import reference
-from conceptome_kernels.topk import encode_threshold, encode_topk, pack
+from conceptome_kernels.topk import encode_threshold, encode_topk, pack, pack_panels
 
 pytestmark = pytest.mark.usefixtures("variant")
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
@@ -77,7 +77,7 @@ def test_topk_is_the_specification(problem, data):
 @given(problems(), st.sampled_from(["none", "zero", "each", "all"]), st.integers(0, 2**32 - 1))
 def test_threshold_is_the_specification(problem, kind, seed):
     X, W, c, b = problem
-    scores = scores_of(X, W, c, b)
+    scores = encode_threshold(X, W, c, b, -np.inf)[2].reshape(len(X), len(W))
     rng = np.random.default_rng(seed)
     threshold = {
         "none": np.inf,
@@ -92,7 +92,7 @@ def test_threshold_is_the_specification(problem, kind, seed):
     where = scores > threshold
     assert actual.nnz == where.sum()
     np.testing.assert_array_equal(actual.toarray(), np.where(where, scores, 0))
-    again = encode_threshold(X, None, c, b, threshold, packed=pack(W), threads=1)
+    again = encode_threshold(X, None, c, b, threshold, packed=pack_panels(W), threads=1)
     assert all(left.tobytes() == right.tobytes() for left, right in zip((indptr, indices, values), again))
     exact = reference.encode_threshold(*wide(X, W, c, b), 0.0)
     if kind == "zero":
@@ -105,7 +105,7 @@ def test_bytes_depend_neither_on_threads_nor_on_company(problem, data):
     X, W, c, b = problem
     k = data.draw(widths(len(W)))
     packed = pack(W)
-    one = encode_topk(X, None, c, b, k, packed=packed, threads=1)
+    one = encode_topk(X, W, c, b, k, packed=packed, threads=1)
     for threads in (2, 3):
         again = encode_topk(X, W, c, b, k, threads=threads)
         assert all(left.tobytes() == right.tobytes() for left, right in zip(one, again))
@@ -123,6 +123,36 @@ def test_many_rows_in_several_blocks():
     chosen = reference.select(exact, 17)
     assert (indices == chosen).all(axis=1).mean() > 0.99
     np.testing.assert_allclose(values.sum(axis=1), np.take_along_axis(exact, chosen, axis=1).sum(axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["near ties", "spikes", "long atom", "tiny rows", "huge bias", "equal atoms", "zero"])
+def test_exact_where_a_screen_could_err(kind):
+    """Scores that differ by a few roundings, and vectors that integers of 16 bits cannot follow closely."""
+    rng = np.random.default_rng(11)
+    n, m, d, k = 23, 1000, 45, 20
+    X, W, c, b = rng.standard_normal((n, d)), rng.standard_normal((m, d)), np.zeros(m), np.zeros(d)
+    if kind == "near ties":
+        W = W[rng.integers(0, 30, m)] * (1 + 1e-6 * rng.standard_normal((m, 1)))
+    elif kind == "spikes":
+        X[:, 7] *= 1e6
+        W[::5, 3] *= 1e5
+    elif kind == "long atom":
+        W[17] *= 1e7
+        W[400] *= 1e-9
+    elif kind == "tiny rows":
+        X *= 10.0 ** rng.integers(-42, 15, (n, 1))
+    elif kind == "huge bias":
+        c = rng.standard_normal(m) * 1e6
+        c[5] = 1e31
+    elif kind == "equal atoms":
+        W = np.tile(W[:1], (m, 1))
+    else:
+        X, W = X * (np.arange(n) % 2)[:, None], W * (np.arange(m) % 3 > 0)[:, None]
+    X, W, c, b = (part.astype(np.float32) for part in (X, W, c, b))
+    scores = scores_of(X, W, c, b)
+    indices, values = encode_topk(X, W, c, b, k)
+    np.testing.assert_array_equal(indices, reference.select(scores, k))
+    np.testing.assert_array_equal(values, np.maximum(np.take_along_axis(scores, indices, axis=1), 0))
 
 
 def test_rows_of_falling_and_rising_scores():

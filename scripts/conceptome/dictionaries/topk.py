@@ -188,7 +188,7 @@ class KernelTrainer(TorchTrainer):
         )
         if not (np.isfinite(encoder_bias).all() and np.isfinite(bias).all()):
             raise FloatingPointError("the biases are not finite")
-        indices, values = encode_topk(X, None, encoder_bias, bias, options.k, packed=self.packed)
+        indices, values = encode_topk(X, encoder, encoder_bias, bias, options.k, packed=self.packed)
         residual, squares = decode_residual(X, indices, values, atoms, bias)
         squared, size = float(squares.sum()), len(X) * self.variance
         main = self._part(indices, values, residual, -2 / size)
