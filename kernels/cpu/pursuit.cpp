@@ -332,13 +332,14 @@ struct Rounds {
 // Distance of rows of correlations: an odd number of cache lines, since powers of two compete for the same places.
 int64_t spacing(int64_t m) { return (panels(m) * WIDE / 32 * 2 + 3) * 16; }
 
-// Correlations of a block of rows with all atoms, to c (n, stride); `packed` is scratch for grouped(n)·d floats.
+// Correlations of a block of rows with the atoms from `begin` on (which begins a panel), to c (n, stride); `packed` is
+// scratch for grouped(n)·d floats.
 void correlate(const float* const* rows, int64_t n, const float* panel, int64_t m, int64_t d, float* packed, float* c,
-               int64_t stride) {
+               int64_t stride, int64_t begin = 0) {
     alignas(64) float part[BLOCK * WIDE];
     pack_rows(rows, n, d, packed);
-    for (int64_t first = 0; first < m; first += WIDE, panel += WIDE * d) {
-        multiply_panel(packed, n, d, panel, part);
+    for (int64_t first = begin; first < m; first += WIDE) {
+        multiply_panel(packed, n, d, panel + first * d, part);
         const int64_t count = std::min<int64_t>(WIDE, m - first);
         if (count == WIDE)
             for (int64_t i = 0; i < n; i++) {
@@ -453,13 +454,21 @@ EXPORT int64_t pursuit_gram(const float* atoms, const float* packed, int64_t m, 
                 const int64_t n = std::min(BLOCK, m - start);
                 const float* rows[BLOCK];
                 for (int64_t i = 0; i < n; i++) rows[i] = atoms + (start + i) * d;
-                correlate(rows, n, packed, m, d, own.data(), gram + start * m, m);
+                correlate(rows, n, packed, m, d, own.data(), gram + start * m, m, start / WIDE * WIDE);
             }
         } catch (const std::bad_alloc&) {
 #pragma omp atomic write
             failed = true;
         }
     }
+    // Below the diagonal the same products stand, summed in the same order: they are copied, a square at a time. Squares
+    // are small since rows of a power of two compete for the same lines of the caches.
+    constexpr int64_t SQUARE = 16;
+#pragma omp parallel for schedule(dynamic) num_threads(team(threads))
+    for (int64_t down = 0; down < m; down += SQUARE)
+        for (int64_t across = 0; across <= down; across += SQUARE)
+            for (int64_t i = down; i < std::min(down + SQUARE, m); i++)
+                for (int64_t j = across; j < std::min(across + SQUARE, i); j++) gram[i * m + j] = gram[j * m + i];
     return failed;
 }
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import conceptome_kernels
 from conceptome.dictionaries import fit
 from conceptome.dictionaries.icfl import plan, pursue, pursue_rows
+from conceptome.errors import DataError
 from conceptome_kernels import loader, pursuit, reference
 
 pytestmark = pytest.mark.skipif(not conceptome_kernels.available(), reason="no compiled kernels here")
@@ -171,10 +172,11 @@ def test_dependent_atoms_do_not_blow_up():
     assert (np.count_nonzero(Z, axis=1) == 3).all()
 
 
+@pytest.mark.parametrize("m", [1, 31, 131, 300])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gram_matrix(variant, monkeypatch):
+def test_gram_matrix(variant, m, monkeypatch):
     monkeypatch.setenv(loader.VARIABLE, variant)
-    D = np.random.default_rng(7).standard_normal((131, 77)).astype(np.float32)
+    D = np.random.default_rng(7).standard_normal((m, 77)).astype(np.float32)
     gram = pursuit.gram_matrix(D, threads=1)
     np.testing.assert_allclose(gram, D.astype(np.float64) @ D.T.astype(np.float64), rtol=1e-4, atol=1e-4)
     assert (gram == gram.T).all()
@@ -224,3 +226,5 @@ def test_icfl_dictionaries_encode_alike_with_and_without_kernels(monkeypatch):
 def test_training_that_meets_nan_says_so():
     with pytest.raises(FloatingPointError, match="pursuit: NaN"):
         pursue_rows(np.full((1, 2), np.nan, np.float32), np.eye(2, dtype=np.float32), [1], None)
+    with pytest.raises(DataError, match="training diverged"):
+        fit("icfl", np.random.default_rng(9).standard_normal((50, 4)), m=8, rounds=2, columns=1, learning_rate=1e30)

@@ -17,7 +17,7 @@ from conceptome.codes import Codes
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.selection import largest
-from conceptome.dictionaries.sparse import Batch
+from conceptome.dictionaries.sparse import Batch, compact
 from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
 from conceptome_kernels import available
 
@@ -69,13 +69,21 @@ def plan(k: int, columns: int) -> list[int]:
 
 
 def gram_of(atoms: np.ndarray) -> np.ndarray | None:
-    """D·Dᵀ where updating correlations with it is faster than taking them anew, else None."""
+    """D·Dᵀ where updating correlations with it is faster than taking them anew, else None.
+
+    Raises
+    ------
+    FloatingPointError
+        NaN or infinite values in `atoms`: training diverged.
+    """
     m, d = atoms.shape
     if m > GRAM_ATOMS_SMALL and (m > GRAM_ATOMS or d < GRAM_WIDTH):
         return None
     if available():
         from conceptome_kernels.pursuit import gram_matrix
 
+        if not np.isfinite(atoms).all():
+            raise FloatingPointError("pursuit: NaN or infinite values")
         return gram_matrix(atoms)
     import torch
 
@@ -107,9 +115,7 @@ def pursue_rows(residual: np.ndarray, atoms: np.ndarray, rounds: list[int], gram
     if not (np.isfinite(residual).all() and np.isfinite(atoms).all()):
         raise FloatingPointError("pursuit: NaN or infinite values")
     indices, values = icfl_pursuit(residual, atoms, rounds, gram=gram, gram_budget=0)
-    kept = values != 0
-    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-    return Batch(sp.csr_matrix((values[kept], indices[kept], indptr), shape=(len(residual), len(atoms))))
+    return Batch(compact(indices, values, len(atoms)))
 
 
 def pursue(residual: torch.Tensor, atoms: torch.Tensor, rounds: list[int], gram: torch.Tensor | None = None) -> Batch:
