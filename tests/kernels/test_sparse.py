@@ -64,6 +64,8 @@ def test_decode_and_residual(problem):
     residual, squares = decode_residual(X, indices, values, atoms, bias)
     close(residual, wide(X)[0] - expected, size)
     np.testing.assert_allclose(squares, (wide(residual)[0] ** 2).sum(axis=1), rtol=1e-5)
+    together = decode_residual(X, indices, values, atoms, bias, scale=0.5)
+    assert same(together, (residual, squares, code_gradient(residual, indices, values, atoms, scale=0.5)))
     close(column_sums(X), wide(X)[0].sum(axis=0))
 
 
