@@ -39,13 +39,17 @@ static inline Vector spread(float value) { return (Vector)_mm256_set1_ps(value);
 static inline Vector spread(float value) { return Vector{value, value, value, value}; }
 #endif
 
-// a·b + c; fused where the variant has the instruction (contraction is off, so that this is the only place). One number
-// is rounded as a lane of a vector is, so that an element's bytes do not depend on where a loop's vector part ends.
+// a·b + c; fused where the variant has the instruction (contraction is off, so that this is the only place). One
+// number is rounded as a lane of a vector is, so that bytes do not depend on where a loop's vector part ends.
 #if defined(__AVX512F__)
-static inline Vector fma(Vector a, Vector b, Vector c) { return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+static inline Vector fma(Vector a, Vector b, Vector c) {
+    return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
 static inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 #elif defined(__AVX2__)
-static inline Vector fma(Vector a, Vector b, Vector c) { return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+static inline Vector fma(Vector a, Vector b, Vector c) {
+    return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
 static inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 #else
 static inline Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
@@ -100,11 +104,18 @@ static inline Integers lane_numbers() {
 
 // Sum of the lanes, always in the same order.
 static inline float sum(Vector value) {
+#if defined(__AVX512F__)
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)value), _mm512_extractf32x8_ps((__m512)value, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float lanes[WIDTH];
     store(lanes, value);
     for (int half = WIDTH / 2; half > 0; half /= 2)
         for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
     return lanes[0];
+#endif
 }
 
 // a·b over d dimensions.

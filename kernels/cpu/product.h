@@ -168,7 +168,8 @@ static int64_t harvest(const float *X, int64_t n, int64_t d, const float *packed
                 for (int64_t at = first; at < last; at += ROWS) {
                     const int64_t count = std::min<int64_t>(ROWS, last - at);
                     Vector scores[ROWS][2];
-                    tile_of(group_width(count), &rows[(at - first) * d], packed + column * d, &starts[column], d, scores);
+                    tile_of(group_width(count), &rows[(at - first) * d], packed + column * d, &starts[column], d,
+                            scores);
                     for (int64_t r = 0; r < count; ++r) {
                         sink.take(at - first + r, column, low, scores[r][0]);
                         sink.take(at - first + r, column + WIDTH, high, scores[r][1]);

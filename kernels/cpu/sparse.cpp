@@ -62,10 +62,23 @@ EXPORT int64_t conceptome_decode(const int32_t *indices, const float *values, in
     return GOOD;
 }
 
-// residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,).
+// gradient (k,) = scale · error·D_jᵀ at one row's active places, 0 elsewhere.
+static inline void row_gradient(const float *error, float scale, const int32_t *indices, const float *values, int64_t k,
+                                const float *atoms, int64_t d, float *gradient) {
+    for (int64_t i = 0; i < k; ++i) {
+        if (i + 1 < k) {
+            const float *next = atoms + int64_t(indices[i + 1]) * d;
+            for (int64_t at = 0; at < d; at += 16) __builtin_prefetch(next + at);
+        }
+        gradient[i] = values[i] == 0 ? 0 : scale * dot(error, atoms + int64_t(indices[i]) * d, d);
+    }
+}
+
+// residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,). Where `gradient` (n, k) is
+// not null, also what conceptome_code_gradient gives for it, while a row's atoms are still in the cache.
 EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n,
                                           int64_t k, const float *atoms, int64_t d, const float *bias, float *residual,
-                                          double *squares, int64_t threads) {
+                                          double *squares, double scale, float *gradient, int64_t threads) {
 #pragma omp parallel num_threads(int(threads))
     {
         std::vector<float> negated(k);
@@ -79,6 +92,8 @@ EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices
             // Products of short runs are exact enough in float32; their sums are not, over many dimensions.
             for (int64_t i = 0; i < d; i += 256) total += dot(to + i, to + i, std::min<int64_t>(256, d - i));
             squares[row] = total;
+            if (gradient)
+                row_gradient(to, float(scale), indices + row * k, values + row * k, k, atoms, d, gradient + row * k);
         }
     }
     return GOOD;
@@ -90,13 +105,8 @@ EXPORT int64_t conceptome_code_gradient(const float *error, double scale, const 
                                         int64_t threads) {
 #pragma omp parallel for num_threads(int(threads)) schedule(static)
     for (int64_t row = 0; row < n; ++row)
-        for (int64_t i = row * k; i < (row + 1) * k; ++i) {
-            if (i + 1 < (row + 1) * k) {
-                const float *next = atoms + int64_t(indices[i + 1]) * d;
-                for (int64_t at = 0; at < d; at += 16) __builtin_prefetch(next + at);
-            }
-            gradient[i] = values[i] == 0 ? 0 : float(scale) * dot(error + row * d, atoms + int64_t(indices[i]) * d, d);
-        }
+        row_gradient(error + row * d, float(scale), indices + row * k, values + row * k, k, atoms, d,
+                     gradient + row * k);
     return GOOD;
 }
 

@@ -12,7 +12,7 @@ from conceptome_kernels.topk import encode_topk, pack
 from conceptome_kernels.training import Moved, Part, Rates, update
 
 pytestmark = pytest.mark.usefixtures("variant")
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 @st.composite
@@ -64,6 +64,8 @@ def test_decode_and_residual(problem):
     residual, squares = decode_residual(X, indices, values, atoms, bias)
     close(residual, wide(X)[0] - expected, size)
     np.testing.assert_allclose(squares, (wide(residual)[0] ** 2).sum(axis=1), rtol=1e-5)
+    together = decode_residual(X, indices, values, atoms, bias, scale=0.5)
+    assert same(together, (residual, squares, code_gradient(residual, indices, values, atoms, scale=0.5)))
     close(column_sums(X), wide(X)[0].sum(axis=0))
 
 

@@ -10,7 +10,7 @@ from conceptome_kernels import reference
 from conceptome_kernels.topk import encode_threshold, encode_topk, pack, pack_panels
 
 pytestmark = pytest.mark.usefixtures("variant")
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 @st.composite

@@ -22,7 +22,7 @@ from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.sparse import Batch, Packed, compact
 from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
-from conceptome_kernels.sparse import by_atom, code_gradient, column_sums, decode_residual
+from conceptome_kernels.sparse import by_atom, column_sums, decode_residual
 from conceptome_kernels.topk import encode_topk, pack
 from conceptome_kernels.training import Moved, Part, Rates, update
 
@@ -183,15 +183,13 @@ class KernelTrainer(TorchTrainer):
         import torch
 
         X, options = x.numpy(), self.options
-        atoms, encoder, encoder_bias, bias = (
-            self.views[name].value for name in ("atoms", "encoder", "encoder_bias", "bias")
-        )
+        encoder, encoder_bias, bias = (self.views[name].value for name in ("encoder", "encoder_bias", "bias"))
         if not (np.isfinite(encoder_bias).all() and np.isfinite(bias).all()):
             raise FloatingPointError("the biases are not finite")
         indices, values = encode_topk(X, encoder, encoder_bias, bias, options.k, packed=self.packed)
-        residual, squares = decode_residual(X, indices, values, atoms, bias)
-        squared, size = float(squares.sum()), len(X) * self.variance
-        main = self._part(indices, values, residual, -2 / size)
+        size = len(X) * self.variance
+        main, squares = self._part(X, indices, values, bias, -2 / size)
+        residual, squared = main.error, float(squares.sum())
         aux = None
         if options.aux_coefficient > 0 and dead.any() and squared > 0:
             columns = np.flatnonzero(dead)
@@ -199,8 +197,8 @@ class KernelTrainer(TorchTrainer):
             indices, values = encode_topk(X, encoder[columns], encoder_bias[columns], bias, k)
             indices = columns[indices].astype(np.int32)
             # The residual is the target and carries no gradient of its own.
-            left, _ = decode_residual(residual, indices, values, atoms, np.zeros_like(bias))
-            aux = self._part(indices, values, left, -2 * options.aux_coefficient / squared)
+            scale = -2 * options.aux_coefficient / squared
+            aux, _ = self._part(residual, indices, values, np.zeros_like(bias), scale)
         step, root = self.optimiser.advance()
         # The kernel leaves the root out of √second / root + epsilon: both sides of the fraction are multiplied by it.
         rates = Rates(*self.optimiser.betas, step * root, self.optimiser.epsilon * root)
@@ -209,9 +207,13 @@ class KernelTrainer(TorchTrainer):
         self.optimiser.move("bias", torch.from_numpy(in_bias.astype(np.float32)), step, root)
         return squared / size, np.diff(main.codes.offsets) > 0
 
-    def _part(self, indices: np.ndarray, values: np.ndarray, error: np.ndarray, scale: float) -> Part:
-        gradient = code_gradient(error, indices, values, self.views["atoms"].value, scale=scale)
-        return Part(by_atom(indices, values, gradient, self.m), error, scale)
+    def _part(
+        self, X: np.ndarray, indices: np.ndarray, values: np.ndarray, bias: np.ndarray, scale: float
+    ) -> tuple[Part, np.ndarray]:
+        """One term of the loss, whose gradient in z·D is scale · (X − b − z·D); and the rows' squared residuals."""
+        atoms = self.views["atoms"].value
+        error, squares, gradient = decode_residual(X, indices, values, atoms, bias, scale=scale)
+        return Part(by_atom(indices, values, gradient, self.m), error, scale), squares
 
 
 def fit(
