@@ -11,7 +11,11 @@ echo "setting up $VENV (a few minutes, once)"
 rm -rf "$VENV"
 "$PYTHON" -m venv "$VENV"
 lock=$(mktemp)
-trap 'rm -f "$lock"' EXIT
+kernels=$(mktemp)
+trap 'rm -f "$lock" "$kernels"' EXIT
+# Compiling needs nothing but Python itself, and the downloads leave a core free.
+PYTHONPATH=kernels "$PYTHON" -m conceptome_kernels > "$kernels" 2>&1 &
+compilation=$!
 grep -v '^torch==' requirements.lock > "$lock"
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check --quiet --quiet install --no-deps)
 echo "  $(grep "^torch==" requirements.lock) (README.md says how to choose the CPU build)"
@@ -20,4 +24,5 @@ echo "  everything else, with hashes required"
 "${pip[@]}" --require-hashes -r "$lock"
 echo "  conceptome itself"
 "${pip[@]}" --no-build-isolation --editable .
-"$VENV/bin/python" -m conceptome_kernels
+wait "$compilation" || { cat "$kernels" >&2; exit 1; }
+cat "$kernels"
