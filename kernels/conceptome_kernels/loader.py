@@ -13,10 +13,13 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from conceptome_kernels.build import VARIANTS, BuildError, build, digest
+
+# Set-up compiles before anything is installed: numpy is only named here.
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +166,9 @@ def call(name: str, *arguments: np.ndarray | int | float | None) -> int:
 
 
 def _plain(value: np.ndarray | int | float | None) -> ctypes._SimpleCData:
-    if isinstance(value, np.ndarray):
-        return ctypes.c_void_p(value.ctypes.data)
+    memory = getattr(value, "ctypes", None)
+    if memory is not None:
+        return ctypes.c_void_p(memory.data)
     if value is None:
         return ctypes.c_void_p(None)
     if isinstance(value, float):

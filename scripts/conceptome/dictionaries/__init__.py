@@ -1,6 +1,6 @@
 """Dictionaries: fit one by name, load one from its folder.
 
-Only fitting or encoding with `topk` and `icfl` imports torch.
+Only fitting or encoding with `topk` and `icfl` imports torch, and only where there are no compiled kernels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from conceptome.config.base import validate
 from conceptome.config.dictionaries import OPTIONS
 from conceptome.dictionaries.base import Dictionary, read
 from conceptome.errors import ConfigError, DataError
+from conceptome_kernels import available
 
 if TYPE_CHECKING:
     from conceptome.activations import Store
@@ -97,7 +98,7 @@ def fit(
     module, class_name, function = METHODS[name]
     module = importlib.import_module(module)
     extra = {"progress": progress} if name in TRAINED else {}
-    with thread_limit(threads, with_torch=name in TRAINED):
+    with thread_limit(threads, with_torch=needs_torch(name)):
         selected = training_rows(X_or_store, rows, whitening)
         parameters, training = getattr(module, function)(selected, config, seed, **extra)
     if not all(np.isfinite(value).all() for value in parameters.values()):
@@ -144,7 +145,7 @@ def learn(
     from conceptome.dictionaries.training import thread_limit
 
     n, p = store.shape[0], whitening.card["p"]
-    with thread_limit(threads, with_torch=name in TRAINED):
+    with thread_limit(threads, with_torch=needs_torch(name)):
         whole = None
         if n * p * 4 <= memory_limit:
             whole = np.empty((n, p), dtype=np.float32)
@@ -161,6 +162,11 @@ def learn(
             else:
                 codes = Codes.concatenate([dictionary.encode(whitening.transform(X)) for X in store.batches(8192)])
             yield dictionary, codes
+
+
+def needs_torch(name: str) -> bool:
+    """Whether fitting this method runs on torch: it is trained, and there are no compiled kernels."""
+    return name in TRAINED and not available()
 
 
 def _one_of(progress: Progress, number: int, total: int) -> Progress:

@@ -18,7 +18,15 @@ from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Batch, compact
-from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
+from conceptome.dictionaries.training import (
+    Adam,
+    Progress,
+    measure_scale,
+    normalise,
+    project_gradient,
+    random_atoms,
+    train,
+)
 from conceptome_kernels import available
 
 if TYPE_CHECKING:
@@ -109,7 +117,10 @@ def pursue_rows(residual: np.ndarray, atoms: np.ndarray, rounds: list[int], gram
 
         with torch.inference_mode():
             given = None if gram is None else torch.from_numpy(gram)
-            return pursue(torch.from_numpy(residual), torch.from_numpy(atoms), rounds, given)
+            try:
+                return pursue(torch.from_numpy(residual), torch.from_numpy(atoms), rounds, given)
+            except torch.linalg.LinAlgError as error:
+                raise FloatingPointError(f"pursuit: {error}") from None
     from conceptome_kernels.pursuit import icfl_pursuit
 
     if not (np.isfinite(residual).all() and np.isfinite(atoms).all()):
@@ -226,49 +237,37 @@ def near_duplicates(atoms: np.ndarray, cosine: float, block: int = 2048) -> np.n
 
 class _Trainer:
     def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: Options, seed: int):
-        import torch
-
         self.options, self.resets = options, 0
         self.m, d = atoms.shape
         self.variance = float(d)
         self.rng = np.random.default_rng([seed, RESETS])
-        self.atoms = torch.from_numpy(atoms)
-        self.bias = torch.from_numpy(bias)
-        self.optimiser = Adam({"atoms": self.atoms, "bias": self.bias})
+        self.atoms, self.bias = atoms, bias
+        self.optimiser = Adam({"atoms": atoms, "bias": bias})
 
-    def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
-        import torch
-
-        options = self.options
-        with torch.no_grad():
-            atoms, bias = self.atoms, self.bias
-            centred = x - bias
-            rounds = [options.columns] * options.rounds
-            codes = pursue_rows(centred.numpy(), atoms.numpy(), rounds, gram_of(atoms.numpy()))
-            residual = centred - codes.decode(atoms)
-            fvu = float(residual.square().sum()) / (len(x) * self.variance)
-            error = residual * (-2 / (len(x) * self.variance))
-            in_atoms = codes.atom_gradient(error)
-            project_gradient(atoms, in_atoms)
-            self.optimiser.step({"atoms": in_atoms, "bias": error.sum(dim=0)})
-            atoms /= atoms.norm(dim=1, keepdim=True)
-            if (number + 1) % options.reset_every == 0 and number + 1 <= LAST_RESET * options.steps:
-                self._reset(near_duplicates(atoms.numpy(), options.reset_cosine))
-        return fvu, codes.fired
+    def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        options, atoms, bias = self.options, self.atoms, self.bias
+        centred = x - bias
+        codes = pursue_rows(centred, atoms, [options.columns] * options.rounds, gram_of(atoms))
+        residual = centred - codes.csr @ atoms
+        size = len(x) * self.variance
+        error = residual * np.float32(-2 / size)
+        in_atoms = codes.by_atom @ error
+        project_gradient(atoms, in_atoms)
+        self.optimiser.step({"atoms": in_atoms, "bias": error.sum(axis=0)})
+        normalise(atoms)
+        if (number + 1) % options.reset_every == 0 and number + 1 <= LAST_RESET * options.steps:
+            self._reset(near_duplicates(atoms, options.reset_cosine))
+        return float(np.vdot(residual, residual)) / size, codes.fired
 
     def _reset(self, which: np.ndarray) -> None:
         """Give some atoms a random direction and no memory of past gradients."""
-        import torch
-
         if not len(which):
             return
         self.resets += len(which)
         fresh = self.rng.standard_normal((len(which), self.atoms.shape[1]))
-        fresh /= np.linalg.norm(fresh, axis=1, keepdims=True)
-        index = torch.from_numpy(which)
-        self.atoms[index] = torch.from_numpy(fresh.astype(np.float32))
+        self.atoms[which] = fresh / np.linalg.norm(fresh, axis=1, keepdims=True)
         for moment in self.optimiser.moments["atoms"]:
-            moment[index] = 0
+            moment[which] = 0
 
 
 def fit(
@@ -293,5 +292,5 @@ def fit(
         deviation=scale.deviation,
         progress=progress,
     )
-    bias = trainer.bias.numpy() * np.float32(scale.deviation)
-    return {"atoms": trainer.atoms.numpy(), "bias": bias}, {**training, "resets": trainer.resets}
+    bias = trainer.bias * np.float32(scale.deviation)
+    return {"atoms": trainer.atoms, "bias": bias}, {**training, "resets": trainer.resets}

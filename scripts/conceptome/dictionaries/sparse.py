@@ -72,7 +72,8 @@ class Batch:
         return _as_tensors(self.csr)
 
     @cached_property
-    def _by_atom(self) -> sp.csr_matrix:
+    def by_atom(self) -> sp.csr_matrix:
+        """The codes sorted by atom, (m, B)."""
         return self.csr.T.tocsr()
 
     @property
@@ -90,7 +91,7 @@ class Batch:
         if values is not None:
             csr = sp.csr_matrix((values.numpy(), csr.indices, csr.indptr), shape=csr.shape)
             return _gather_sum(*_as_tensors(csr.T.tocsr()), error)
-        return _gather_sum(*_as_tensors(self._by_atom), error)
+        return _gather_sum(*_as_tensors(self.by_atom), error)
 
     def code_gradient(self, error: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
         """(e·Dᵀ) at the active places only: (nnz,)."""

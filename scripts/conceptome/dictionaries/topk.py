@@ -21,7 +21,15 @@ import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.sparse import Batch, Packed, compact
-from conceptome.dictionaries.training import Adam, Progress, measure_scale, project_gradient, random_atoms, train
+from conceptome.dictionaries.training import (
+    Adam,
+    Progress,
+    measure_scale,
+    normalise,
+    project_gradient,
+    random_atoms,
+    train,
+)
 from conceptome_kernels.sparse import by_atom, column_sums, decode_residual
 from conceptome_kernels.topk import encode_topk, pack
 from conceptome_kernels.training import Moved, Part, Rates, update
@@ -135,33 +143,31 @@ class TorchTrainer:
     """The step on torch, where there is no compiler."""
 
     def __init__(self, parameters: dict[str, np.ndarray], options: Options):
-        import torch
-
         self.options = options
         self.m, d = parameters["atoms"].shape
         self.variance = float(d)
-        self.parameters = {name: torch.from_numpy(value) for name, value in parameters.items()}
-        self.optimiser = Adam(self.parameters, epsilon=6.25e-10)
+        self.parameters = parameters
+        self.optimiser = Adam(parameters, epsilon=6.25e-10)
 
-    def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+    def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
         import torch
 
-        options = self.options
-        with torch.no_grad():
+        options, atoms = self.options, self.parameters["atoms"]
+        with torch.inference_mode():
             loss = loss_and_gradients(
-                self.parameters,
-                x,
+                {name: torch.from_numpy(value) for name, value in self.parameters.items()},
+                torch.from_numpy(x),
                 options.k,
                 variance=self.variance,
                 dead=dead,
                 k_aux=options.k_aux,
                 aux_coefficient=options.aux_coefficient,
             )
-            atoms = self.parameters["atoms"]
-            project_gradient(atoms, loss.gradients["atoms"])
-            self.optimiser.step(loss.gradients)
-            atoms /= atoms.norm(dim=1, keepdim=True)
+        gradients = {name: value.numpy() for name, value in loss.gradients.items()}
+        project_gradient(atoms, gradients["atoms"])
+        self.optimiser.step(gradients)
+        normalise(atoms)
         return loss.fvu, loss.fired
 
 
@@ -170,31 +176,23 @@ class KernelTrainer(TorchTrainer):
 
     def __init__(self, parameters: dict[str, np.ndarray], options: Options):
         super().__init__(parameters, options)
-        moments = self.optimiser.moments
-        # Views of the torch tensors: the optimiser and the kernels change the same memory.
-        self.views = {
-            name: Moved(value.numpy(), *(moment.numpy() for moment in moments[name]))
-            for name, value in self.parameters.items()
-        }
-        self.packed = pack(self.views["encoder"].value)
+        self.packed = pack(parameters["encoder"])
 
-    def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+    def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
-        import torch
-
-        X, options = x.numpy(), self.options
-        encoder, encoder_bias, bias = (self.views[name].value for name in ("encoder", "encoder_bias", "bias"))
+        options = self.options
+        encoder, encoder_bias, bias = (self.parameters[name] for name in ("encoder", "encoder_bias", "bias"))
         if not (np.isfinite(encoder_bias).all() and np.isfinite(bias).all()):
             raise FloatingPointError("the biases are not finite")
-        indices, values = encode_topk(X, encoder, encoder_bias, bias, options.k, packed=self.packed)
-        size = len(X) * self.variance
-        main, squares = self._part(X, indices, values, bias, -2 / size)
+        indices, values = encode_topk(x, encoder, encoder_bias, bias, options.k, packed=self.packed)
+        size = len(x) * self.variance
+        main, squares = self._part(x, indices, values, bias, -2 / size)
         residual, squared = main.error, float(squares.sum())
         aux = None
         if options.aux_coefficient > 0 and dead.any() and squared > 0:
             columns = np.flatnonzero(dead)
             k = min(options.k_aux, len(columns))
-            indices, values = encode_topk(X, encoder[columns], encoder_bias[columns], bias, k)
+            indices, values = encode_topk(x, encoder[columns], encoder_bias[columns], bias, k)
             indices = columns[indices].astype(np.int32)
             # The residual is the target and carries no gradient of its own.
             scale = -2 * options.aux_coefficient / squared
@@ -202,16 +200,18 @@ class KernelTrainer(TorchTrainer):
         step, root = self.optimiser.advance()
         # The kernel leaves the root out of √second / root + epsilon: both sides of the fraction are multiplied by it.
         rates = Rates(*self.optimiser.betas, step * root, self.optimiser.epsilon * root)
-        learned = (self.views[name] for name in ("atoms", "encoder", "encoder_bias"))
-        in_bias = update(main, aux, X - bias, *learned, self.packed, rates) + main.scale * column_sums(residual)
-        self.optimiser.move("bias", torch.from_numpy(in_bias.astype(np.float32)), step, root)
+        learned = (
+            Moved(self.parameters[name], *self.optimiser.moments[name]) for name in ("atoms", "encoder", "encoder_bias")
+        )
+        in_bias = update(main, aux, x - bias, *learned, self.packed, rates) + main.scale * column_sums(residual)
+        self.optimiser.move("bias", in_bias.astype(np.float32), step, root)
         return squared / size, np.diff(main.codes.offsets) > 0
 
     def _part(
         self, X: np.ndarray, indices: np.ndarray, values: np.ndarray, bias: np.ndarray, scale: float
     ) -> tuple[Part, np.ndarray]:
         """One term of the loss, whose gradient in z·D is scale · (X − b − z·D); and the rows' squared residuals."""
-        atoms = self.views["atoms"].value
+        atoms = self.parameters["atoms"]
         error, squares, gradient = decode_residual(X, indices, values, atoms, bias, scale=scale)
         return Part(by_atom(indices, values, gradient, self.m), error, scale), squares
 
@@ -242,7 +242,7 @@ def fit(
         deviation=scale.deviation,
         progress=progress,
     )
-    parameters = {name: value.numpy() for name, value in trainer.parameters.items()}
+    parameters = dict(trainer.parameters)
     # Codes are as long as the activations: undo the scaling in the two biases, the only parameters that carry it.
     for name in ("bias", "encoder_bias"):
         parameters[name] = parameters[name] * np.float32(scale.deviation)

@@ -7,16 +7,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.errors import DataError
 from conceptome_kernels import share_openmp
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +101,14 @@ def measure_scale(rows: Rows, seed: int, centre: Callable[[np.ndarray], np.ndarr
     return Scale(centre(X), deviation)
 
 
-def project_gradient(atoms: torch.Tensor, gradient: torch.Tensor) -> None:
+def project_gradient(atoms: np.ndarray, gradient: np.ndarray) -> None:
     """Remove, in place, the part of each atom's gradient that only changes its length (Gao et al. 2024)."""
-    gradient -= (gradient * atoms).sum(dim=1, keepdim=True) * atoms
+    gradient -= np.einsum("md,md->m", gradient, atoms)[:, None] * atoms
+
+
+def normalise(atoms: np.ndarray) -> None:
+    """Give every atom (m, d) unit length, in place."""
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
 
 
 class Adam:
@@ -117,7 +119,7 @@ class Adam:
     Parameters
     ----------
     parameters
-        Name → tensor, changed in place.
+        Name → array, changed in place.
     epsilon
         Added to the root of the second moment.
 
@@ -126,16 +128,14 @@ class Adam:
     learning_rate
         Set before each step.
     moments
-        Name → (first, second) moment, each of the parameter's shape.
+        Name → (first, second) moment, each of the parameter's shape and dtype.
     """
 
-    def __init__(self, parameters: dict[str, torch.Tensor], epsilon: float = 1e-8, betas: tuple = (0.9, 0.999)):
-        import torch
-
+    def __init__(self, parameters: dict[str, np.ndarray], epsilon: float = 1e-8, betas: tuple = (0.9, 0.999)):
         self.parameters, self.epsilon, self.betas = parameters, epsilon, betas
         self.learning_rate = 0.0
         self.steps = 0
-        self.moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
+        self.moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in parameters.items()}
 
     def advance(self) -> tuple[float, float]:
         """Begin a step: give the size and the root of `move`, both corrected for the moments' start at 0."""
@@ -143,15 +143,19 @@ class Adam:
         beta1, beta2 = self.betas
         return self.learning_rate / (1.0 - beta1**self.steps), math.sqrt(1.0 - beta2**self.steps)
 
-    def move(self, name: str, gradient: torch.Tensor, size: float, root: float) -> None:
+    def move(self, name: str, gradient: np.ndarray, size: float, root: float) -> None:
         """Move one parameter: value −= size · first / (√second / root + epsilon)."""
         beta1, beta2 = self.betas
         value, (first, second) = self.parameters[name], self.moments[name]
-        first.lerp_(gradient, 1.0 - beta1)
-        second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        value.addcdiv_(first, second.sqrt().div_(root).add_(self.epsilon), value=-size)
+        first += (1.0 - beta1) * (gradient - first)
+        second *= beta2
+        second += (1.0 - beta2) * np.square(gradient)
+        denominator = np.sqrt(second)
+        denominator /= root
+        denominator += self.epsilon
+        value -= size * first / denominator
 
-    def step(self, gradients: dict[str, torch.Tensor]) -> None:
+    def step(self, gradients: dict[str, np.ndarray]) -> None:
         """Move every parameter by its gradient."""
         size, root = self.advance()
         for name in self.parameters:
@@ -164,8 +168,14 @@ class Trainer(Protocol):
     m: int
     optimiser: Adam
 
-    def step(self, x: torch.Tensor, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
-        """Take one step on scaled rows (B, d); return Σ‖x̂−x‖² / Σ‖x−mean‖² and which atoms fired, bool (m,)."""
+    def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        """Take one step on scaled rows (B, d); return Σ‖x̂−x‖² / Σ‖x−mean‖² and which atoms fired, bool (m,).
+
+        Raises
+        ------
+        FloatingPointError
+            Training diverged.
+        """
         ...
 
 
@@ -199,19 +209,17 @@ def train(
     dict
         The curve (step, fvu averaged since the last logged step, dead), n_rows, n_seen, learning_rate: for the card.
     """
-    import torch
-
     silent = np.zeros(trainer.m, dtype=np.int64)
     curve: dict[str, list] = {"step": [], "fvu": [], "dead": []}
     recent: list[float] = []
     seen = 0
     order = batch_order(rows.shape[0], batch_size, seed)
     for number in range(steps):
-        x = torch.from_numpy(rows.take(next(order))) / deviation
+        x = rows.take(next(order)) / np.float32(deviation)
         trainer.optimiser.learning_rate = learning_rate * rate(number, steps)
         try:
             fvu, fired = trainer.step(x, silent >= dead_after, number)
-        except (FloatingPointError, torch.linalg.LinAlgError):
+        except FloatingPointError:
             fvu = math.nan
         if not math.isfinite(fvu):
             raise DataError(f"training diverged at step {number + 1}: lower learning_rate (now {learning_rate:g})")
