@@ -259,6 +259,7 @@ def test_terms_become_prose():
     assert gene_sets.readable("HALLMARK_MYC_TARGETS_V1", hallmark) == "MYC targets V1 [Hallmark]"
     term = gene_sets.readable("defense response (GO:0006952)", "enrichr.GO_Biological_Process_2021.gmt")
     assert term == "Defense response [GO BP]"
+    assert gene_sets.readable("mRNA splicing (GO:0000398)", "GO_Biological_Process") == "mRNA splicing [GO BP]"
 
 
 def test_one_colour_per_method_and_one_line_per_whitening():

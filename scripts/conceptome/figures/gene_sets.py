@@ -151,7 +151,9 @@ def readable(term: str, collection: str) -> str:
     if text.isupper() or "_" in text:
         words = text.replace("_", " ").split()
         text = " ".join(word if word in ACRONYMS or re.search(r"\d", word) else word.lower() for word in words)
-    return f"{text[:1].upper()}{text[1:]} [{collection_label(collection)}]"
+    # mRNA and tRNA keep their small letter.
+    first = text[:1] if text[1:2].isupper() else text[:1].upper()
+    return f"{first}{text[1:]} [{collection_label(collection)}]"
 
 
 def top_term(frame: pd.DataFrame) -> pd.Series:
