@@ -69,7 +69,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
                 )
         for panel in line[len(shown) :]:
             panel.set_axis_off()
-        _legend(line[0], points_colours(here, colour_by))
+        _legend(line[0], points_colours(here, colour_by), "" if colour_by == "control" else f"{colour_by} ")
         if colour_by == "control" and len(spectrum):
             need(spectrum, "spectrum", ["component", "eigenvalue", "n"])
             part = spectrum[(spectrum["dataset"] == data) & (spectrum["model"] == model)]
@@ -165,13 +165,14 @@ def _projection(axes: Axes, table: pd.DataFrame, colour_by: str) -> int:
     return int((~inside).sum())
 
 
-def _legend(axes: Axes, colours: dict[str, str]) -> None:
+def _legend(axes: Axes, colours: dict[str, str], before: str) -> None:
     from matplotlib.lines import Line2D
 
     if len(colours) > len(style.SERIES):
         return
     handles = [
-        Line2D([], [], marker="o", ms=3, linestyle="none", color=colour, label=name) for name, colour in colours.items()
+        Line2D([], [], marker="o", ms=3, linestyle="none", color=colour, label=f"{before}{name}")
+        for name, colour in colours.items()
     ]
     axes.legend(handles=handles, loc="best", handletextpad=0.1, borderpad=0.1, labelspacing=0.2)
 
