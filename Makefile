@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run dry-run test test-slow report dag lint format lock schema sources mlflow unlock clean clean-all
+.PHONY: help setup run dry-run test test-slow benchmark report dag lint format lock schema sources mlflow unlock clean clean-all
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,6 +36,9 @@ test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
 
 test-slow: $(STAMP) ## the longer checks: two runs from scratch, an interrupted run
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+benchmark: $(STAMP) ## the kernels beside torch and scikit-learn; writes docs/performance.md
+	@$(BIN)/python kernels/benchmark.py $(ARGS)
 
 report: $(STAMP) ## the Snakemake report of the last run, one offline HTML file
 	@$(CONCEPTOME) report $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES))
