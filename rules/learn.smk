@@ -15,10 +15,10 @@ rule learn:
         ),
         cards=expand(f"{R}/dictionaries/{KEY}/seed{{seed}}/card.json", seed=CONFIG.run.seeds, allow_missing=True),
         codes=expand(f"{R}/codes/{KEY}/seed{{seed}}/codes.parquet", seed=CONFIG.run.seeds, allow_missing=True),
-    wildcard_constraints:
-        dictionary=any_of(PLAN.dictionary_names(seedless=False)),
     log:
         f"{R}/logs/learn/{KEY}.log",
+    wildcard_constraints:
+        dictionary=any_of(PLAN.dictionary_names(seedless=False)),
     conda:
         "../envs/learning.yaml"
     threads: THREADS
