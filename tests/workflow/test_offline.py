@@ -15,7 +15,8 @@ QUICK = {
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_offline_studies_run_without_a_mirror(tmp_path, monkeypatch):
-    monkeypatch.setenv("CONCEPTOME_MIRROR", str(tmp_path / "no-mirror"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("CONCEPTOME_MIRROR", str(tmp_path / "empty"))
     config = yaml.safe_load((REPOSITORY / "config/offline.yaml").read_text())
     config["seeds"] = [0]
     config["override"] = {name: dict(QUICK) for name in config["studies"]}
