@@ -12,9 +12,9 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     from conceptome import datasets
     from conceptome.activations import Store
+    from conceptome.codes import CodeFiles
     from conceptome.config import parse
     from conceptome.enrichment import enrich, headline, read_gmt
-    from conceptome.enrichment.fits import CodeFiles
 
     folder = Path(snakemake.output.labels).parent
     enrich(

@@ -7,9 +7,9 @@ active atoms in ascending order) and `values` (float32). The number of atoms m i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -207,3 +207,34 @@ def load(path: str | Path) -> tuple[Codes, pd.DataFrame]:
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths or [np.zeros(0, dtype=np.int64)]))])
     csr = sp.csr_matrix((parts["values"], parts["indices"], indptr), shape=(table.num_rows, m))
     return Codes(csr), table.drop_columns(["indices", "values"]).to_pandas()
+
+
+class CodeFiles(Mapping):
+    """(dictionary name, seed) → Codes, read when looked up and not kept.
+
+    Parameters
+    ----------
+    fits
+        (dictionary name, seed) of every fit.
+    codes
+        Codes file of each fit, in the same order.
+
+    Raises
+    ------
+    DataError
+        The two do not have one entry per fit.
+    """
+
+    def __init__(self, fits: Sequence[Sequence[Any]], codes: Sequence[str | Path]):
+        if len(fits) != len(codes):
+            raise DataError(f"{len(fits)} fits need as many codes files: got {len(codes)}")
+        self._paths = {(str(name), int(seed)): Path(path) for (name, seed), path in zip(fits, codes)}
+
+    def __getitem__(self, fit: tuple[str, int]) -> Codes:
+        return load(self._paths[fit])[0]
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)

@@ -281,16 +281,6 @@ def fit(
         options,
         seed,
     )
-    training = train(
-        trainer,
-        rows,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.scaled_learning_rate,
-        dead_after=options.dead_after,
-        seed=seed,
-        deviation=scale.deviation,
-        progress=progress,
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
     bias = trainer.bias * np.float32(scale.deviation)
     return {"atoms": trainer.atoms, "bias": bias}, {**training, "resets": trainer.resets}

@@ -13,12 +13,10 @@ from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Packed, compact
+from conceptome.dictionaries.training import SAMPLE, SAMPLE_ROWS, random_atoms
 
 if TYPE_CHECKING:
     from conceptome.config.dictionaries import RandomDictionary
-
-ATOMS, SAMPLE = 1, 3
-SAMPLE_ROWS = 8192
 
 
 class Random(Dictionary):
@@ -32,13 +30,12 @@ class Random(Dictionary):
 
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
         if conceptome_kernels.available():
-            indices, picked = self._packed.encode(X, k)
-            return compact(indices, picked * self.parameters["gain"], self.m)
-        values = (X - self.bias) @ self.atoms.T
-        columns = largest(values, k)
-        picked = np.maximum(np.take_along_axis(values, columns, axis=1), 0) * self.parameters["gain"]
-        indptr = np.arange(0, columns.size + 1, columns.shape[1])
-        return sp.csr_matrix((picked.ravel(), columns.ravel(), indptr), shape=values.shape)
+            columns, picked = self._packed.encode(X, k)
+        else:
+            values = (X - self.bias) @ self.atoms.T
+            columns = largest(values, k)
+            picked = np.maximum(np.take_along_axis(values, columns, axis=1), 0)
+        return compact(columns, picked * self.parameters["gain"], self.m)
 
 
 def fit(rows: Rows, options: RandomDictionary, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -47,9 +44,7 @@ def fit(rows: Rows, options: RandomDictionary, seed: int) -> tuple[dict[str, np.
     Overlapping random atoms explain the same part of x several times over, so that raw projections overshoot. The one
     gain with the least squared error keeps this null from being worse than reconstructing the mean.
     """
-    d = rows.shape[1]
-    atoms = np.random.default_rng([seed, ATOMS]).standard_normal((options.m, d))
-    atoms = (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype(np.float32)
+    atoms = random_atoms(options.m, rows.shape[1], seed)
     X = sample(rows, SAMPLE_ROWS, np.random.default_rng([seed, SAMPLE]))
     parameters = {"atoms": atoms, "bias": X.mean(axis=0, dtype=np.float64), "gain": np.ones(1)}
     raw = Random(parameters, {"k": options.k})

@@ -60,12 +60,9 @@ class Batch:
     def of_positive(cls, scores: torch.Tensor, k: int) -> Batch:
         """Keep the k largest scores of each row, and of those the positive ones: TopK followed by ReLU."""
         values = scores.numpy()
-        n, m = values.shape
+        m = values.shape[1]
         columns = largest(values, min(k, m))
-        picked = np.take_along_axis(values, columns, axis=1)
-        keep = picked > 0
-        indptr = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
-        return cls(sp.csr_matrix((picked[keep], columns[keep], indptr), shape=(n, m)))
+        return cls(compact(columns, np.maximum(np.take_along_axis(values, columns, axis=1), 0), m))
 
     @cached_property
     def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -231,17 +231,7 @@ def fit(
         },
         options,
     )
-    training = train(
-        trainer,
-        rows,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.scaled_learning_rate,
-        dead_after=options.dead_after,
-        seed=seed,
-        deviation=scale.deviation,
-        progress=progress,
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
     parameters = dict(trainer.parameters)
     # Codes are as long as the activations: undo the scaling in the two biases, the only parameters that carry it.
     for name in ("bias", "encoder_bias"):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from conceptome.config.dictionaries import TrainedBase
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.errors import DataError
 from conceptome_kernels import share_openmp
@@ -182,11 +183,8 @@ class Trainer(Protocol):
 def train(
     trainer: Trainer,
     rows: Rows,
+    options: TrainedBase,
     *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    dead_after: int,
     seed: int,
     deviation: float,
     progress: Progress | None = None,
@@ -199,8 +197,8 @@ def train(
         The method; its optimiser's learning rate is set before each step.
     rows
         Training rows; divided by `deviation` before each step.
-    dead_after
-        An atom silent for this many samples counts as dead.
+    options
+        steps, batch_size, learning_rate, and dead_after: an atom silent for that many samples counts as dead.
     progress
         Called with (steps done, steps) every 50 steps and at the end.
 
@@ -209,11 +207,12 @@ def train(
     dict
         The curve (step, fvu averaged since the last logged step, dead), n_rows, n_seen, learning_rate: for the card.
     """
+    steps, learning_rate, dead_after = options.steps, options.scaled_learning_rate, options.dead_after
     silent = np.zeros(trainer.m, dtype=np.int64)
     curve: dict[str, list] = {"step": [], "fvu": [], "dead": []}
     recent: list[float] = []
     seen = 0
-    order = batch_order(rows.shape[0], batch_size, seed)
+    order = batch_order(rows.shape[0], options.batch_size, seed)
     for number in range(steps):
         x = rows.take(next(order)) / np.float32(deviation)
         trainer.optimiser.learning_rate = learning_rate * rate(number, steps)
@@ -245,7 +244,7 @@ def train(
         "dead_after": dead_after,
         "n_rows": rows.shape[0],
         "n_seen": seen,
-        "batch_size": min(batch_size, rows.shape[0]),
+        "batch_size": min(options.batch_size, rows.shape[0]),
         "learning_rate": learning_rate,
         "deviation": deviation,
     }

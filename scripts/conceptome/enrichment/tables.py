@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conceptome.measures.tables import stack
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -139,14 +141,8 @@ def assemble(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str
     place
         dataset, model and whitening: constant columns.
     """
-    import pandas as pd
-
     columns = TABLES[table]
-    frames = [frame for frame in frames if len(frame)]
-    stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
-    for name, value in place.items():
-        stacked[name] = pd.Series([value] * len(stacked), index=stacked.index, dtype="object")
-    return stacked[list(columns)].astype(columns)
+    return stack(columns, frames, place)[list(columns)].astype(columns)
 
 
 def write(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str], folder: Path) -> None:

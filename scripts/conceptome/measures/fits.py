@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from conceptome.codes import CodeFiles, Codes
 from conceptome.errors import DataError
 
+if TYPE_CHECKING:
+    from conceptome.dictionaries import Dictionary
 
-class FitFiles(Mapping):
+
+class FitFiles(CodeFiles):
     """(dictionary name, seed) → (Dictionary, Codes), read when looked up and not kept.
 
     Parameters
@@ -32,19 +36,11 @@ class FitFiles(Mapping):
             raise DataError(
                 f"{len(fits)} fits need as many dictionaries and codes: got {len(dictionaries)} and {len(codes)}"
             )
+        super().__init__(fits, codes)
         folders = [Path(path) if Path(path).is_dir() else Path(path).parent for path in dictionaries]
-        self._paths = {
-            (str(name), int(seed)): (folder, Path(path)) for (name, seed), folder, path in zip(fits, folders, codes)
-        }
+        self._folders = dict(zip(self._paths, folders))
 
-    def __getitem__(self, fit: tuple[str, int]) -> tuple[Any, Any]:
-        from conceptome import codes, dictionaries
+    def __getitem__(self, fit: tuple[str, int]) -> tuple[Dictionary, Codes]:
+        from conceptome import dictionaries
 
-        folder, path = self._paths[fit]
-        return dictionaries.load(folder), codes.load(path)[0]
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+        return dictionaries.load(self._folders[fit]), super().__getitem__(fit)

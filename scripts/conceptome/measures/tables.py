@@ -152,6 +152,17 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
+def stack(columns: Iterable[str], frames: Iterable[pd.DataFrame], place: Mapping[str, str]) -> pd.DataFrame:
+    """Stack frames and add the constant columns `place`; without frames, an empty one with these columns."""
+    import pandas as pd
+
+    frames = [frame for frame in frames if len(frame)]
+    stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+    for name, value in place.items():
+        stacked[name] = pd.Series([value] * len(stacked), index=stacked.index, dtype="object")
+    return stacked
+
+
 def assemble(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str]) -> pd.DataFrame:
     """Stack the frames of one table in its column order and types; without frames, an empty table with its columns.
 
@@ -164,13 +175,8 @@ def assemble(table: str, frames: Iterable[pd.DataFrame], place: Mapping[str, str
     place
         dataset, model and whitening: constant columns.
     """
-    import pandas as pd
-
     columns = TABLES[table]
-    frames = [frame for frame in frames if len(frame)]
-    stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
-    for name, value in place.items():
-        stacked[name] = pd.Series([value] * len(stacked), index=stacked.index, dtype="object")
+    stacked = stack(columns, frames, place)
     missing = [name for name in columns if name not in stacked]
     if missing:
         raise ValueError(f"table {table} lacks columns {', '.join(missing)}")
