@@ -15,7 +15,9 @@ from conceptome.errors import ConceptomeError
 from conceptome.provenance.closure import closure
 from conceptome.sources import load_sources
 from conceptome.figures import TABLES as FIGURE_TABLES
-from conceptome.workflow import ENRICHMENT_TABLES, MEASURE_TABLES, Plan, any_of, job_environment
+from conceptome.measures.tables import TABLES as MEASURE_TABLES
+from conceptome.enrichment.tables import TABLES as ENRICHMENT_TABLES
+from conceptome.workflow import Plan, any_of, job_environment
 
 
 configfile: HERE / "config" / "default.yaml"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from conceptome.config import Config, Run, Study
 from conceptome.config.dictionaries import SEEDLESS
+from conceptome.datasets import outputs
 from conceptome.dictionaries import METHODS
+from conceptome.enrichment.tables import TABLES
 from conceptome.errors import ConfigError
 from conceptome.models import MODELS
 
@@ -20,11 +22,6 @@ MODALITY = {
     "proteins": "proteins",
     "simulated_small": "simulated",
     "simulated_large": "simulated",
-}
-DATA_FILES = {
-    "matrix": ("obs.parquet", "card.json", "X.h5ad"),
-    "proteins": ("obs.parquet", "card.json", "sequences.fasta", "annotations.parquet"),
-    "simulated": ("obs.parquet", "card.json", "X.h5ad", "truth.parquet"),
 }
 
 
@@ -87,8 +84,7 @@ class Plan:
 
     def data_files(self, dataset: str) -> list[str]:
         """The prepared files of a data set."""
-        files = DATA_FILES[MODALITY[self.study(dataset).dataset.reader]]
-        return [f"{self.results}/data/{dataset}/{name}" for name in files]
+        return [f"{self.results}/data/{dataset}/{name}" for name in outputs(self.study(dataset).dataset.reader)]
 
     def weights(self, dataset: str, model: str) -> list[str]:
         """The checkpoint folder of a model, when it has one (a list, so that a rule can take it as an input)."""
@@ -172,7 +168,7 @@ class Plan:
         return [
             f"{self.results}/evidence/{dataset}/{model}/{whitening}/{table}.parquet"
             for dataset, model, whitening in self.spaces()
-            if table in ENRICHMENT_TABLES or model not in self.study(dataset).null_models
+            if table in TABLES or model not in self.study(dataset).null_models
         ]
 
     def figures(self) -> list[str]:
@@ -213,20 +209,6 @@ class Plan:
     def figure_folder(self, figure: str) -> str:
         """Where a figure lies."""
         return f"{self.results}/studies/{self.config.run.name}/figures/{figure}"
-
-
-MEASURE_TABLES = (
-    "reconstruction",
-    "selectivity",
-    "selectivity_null",
-    "probes",
-    "stability",
-    "stability_atoms",
-    "recovery",
-    "activations",
-    "spectrum",
-)
-ENRICHMENT_TABLES = ("labels", "gene_sets", "gene_sets_best", "residues")
 
 
 def any_of(names: Sequence[str]) -> str:
