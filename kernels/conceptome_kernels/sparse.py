@@ -1,7 +1,7 @@
 """Products that touch only the active atoms: decode, residual, gradients.
 
 Codes have a fixed width: `indices` int32 (n, k), ascending in each row, and `values` float32 (n, k); a place whose
-value is 0 is empty. Where a function's name ends in `_csr` they are the arrays of a CSR matrix: `indptr` int64 (n + 1,),
+value is 0 is empty. Functions named `_csr` take the arrays of a CSR matrix instead: `indptr` int64 (n + 1,),
 `indices` int32 (nnz,) and `values` float32 (nnz,). Every element of a result is summed by one thread, in one order.
 """
 
