@@ -225,6 +225,18 @@ EXPORT int64_t conceptome_column_sums(const float *X, int64_t n, int64_t d, doub
 
 namespace {
 
+inline Vector root(Vector value) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_sqrt_ps((__m256)value);
+#else
+    Vector result;
+    for (int j = 0; j < WIDTH; ++j) result[j] = std::sqrt(value[j]);
+    return result;
+#endif
+}
+
 // What one step of Adam shares.
 struct Adam {
     float to_first, keep_second, to_second, size, epsilon;
@@ -234,10 +246,22 @@ struct Adam {
           size(float(size)), epsilon(float(epsilon)) {}
 
     // Move `count` parameters by their gradient.
-    void move(float *value, float *first, float *second, const float *gradient, int64_t count) const {
-        for (int64_t i = 0; i < count; ++i) {
-            first[i] = first[i] + to_first * (gradient[i] - first[i]);
-            second[i] = keep_second * second[i] + to_second * gradient[i] * gradient[i];
+    void move(float *__restrict value, float *__restrict first, float *__restrict second,
+              const float *__restrict gradient, int64_t count) const {
+        const Vector to_first_ = spread(to_first), keep_second_ = spread(keep_second), to_second_ = spread(to_second);
+        const Vector size_ = spread(size), epsilon_ = spread(epsilon);
+        int64_t i = 0;
+        for (; i + WIDTH <= count; i += WIDTH) {
+            const Vector slope = load(gradient + i);
+            const Vector one = fma(to_first_, slope - load(first + i), load(first + i));
+            const Vector two = fma(to_second_ * slope, slope, keep_second_ * load(second + i));
+            store(first + i, one);
+            store(second + i, two);
+            store(value + i, load(value + i) - size_ * (one / (root(two) + epsilon_)));
+        }
+        for (; i < count; ++i) {
+            first[i] = fma(to_first, gradient[i] - first[i], first[i]);
+            second[i] = fma(to_second * gradient[i], gradient[i], keep_second * second[i]);
             value[i] = value[i] - size * (first[i] / (std::sqrt(second[i]) + epsilon));
         }
     }
