@@ -1,6 +1,9 @@
 // Products that touch only the active atoms: decode, residual, gradients; and the update of atoms and encoder.
 //
-// Codes are int32 indices and float32 values, both (n, k), ascending in each row; a place whose value is 0 is empty.
+// Codes are int32 indices and float32 values, ascending in each row; a place whose value is 0 is empty. They are of
+// fixed width, (n, k), or CSR: row i has the places indptr[i] … indptr[i + 1], with indptr int64 (n + 1,).
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -36,6 +39,15 @@ inline void strip(const float *rows, int64_t d, const int32_t *which, const floa
 #pragma GCC unroll 20
     for (int v = 0; v < V; ++v) store(out + v * WIDTH, sums[v]);
 }
+
+// The places of each row's codes; of fixed width where `indptr` is null.
+struct Places {
+    const int64_t *indptr;
+    int64_t k;
+
+    int64_t start(int64_t row) const { return indptr ? indptr[row] : row * k; }
+    int64_t count(int64_t row) const { return indptr ? indptr[row + 1] - indptr[row] : k; }
+};
 
 // out += Σ_i weights[i]·rows[which[i]], each element in the order of i.
 void gather(const float *rows, int64_t d, const int32_t *which, const float *weights, int64_t count, float *out) {
@@ -74,29 +86,97 @@ static inline void row_gradient(const float *error, float scale, const int32_t *
     }
 }
 
-// residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,). Where `gradient` (n, k) is
-// not null, also what conceptome_code_gradient gives for it, while a row's atoms are still in the cache.
-EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n,
-                                          int64_t k, const float *atoms, int64_t d, const float *bias, float *residual,
-                                          double *squares, double scale, float *gradient, int64_t threads) {
-#pragma omp parallel num_threads(int(threads))
+namespace {
+
+// residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,). Where `gradient` (as the
+// values) is not null, also what conceptome_code_gradient gives for it, while a row's atoms are still in the cache; where
+// `inputs` (n, d) is not null, also X − b.
+int64_t decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n, Places places,
+                        const float *atoms, int64_t d, const float *bias, float *residual, double *squares, float scale,
+                        float *gradient, float *inputs, int threads) {
+#pragma omp parallel num_threads(threads)
     {
-        std::vector<float> negated(k);
-#pragma omp for schedule(static)
+        std::vector<float> negated;
+#pragma omp for schedule(dynamic, 16)
         for (int64_t row = 0; row < n; ++row) {
+            const int64_t start = places.start(row), count = places.count(row);
             float *to = residual + row * d;
             for (int64_t i = 0; i < d; ++i) to[i] = X[row * d + i] - bias[i];
-            for (int64_t i = 0; i < k; ++i) negated[i] = -values[row * k + i];
-            gather(atoms, d, indices + row * k, negated.data(), k, to);
+            if (inputs) std::copy_n(to, d, inputs + row * d);
+            negated.resize(count);
+            for (int64_t i = 0; i < count; ++i) negated[i] = -values[start + i];
+            gather(atoms, d, indices + start, negated.data(), count, to);
             double total = 0;
             // Products of short runs are exact enough in float32; their sums are not, over many dimensions.
             for (int64_t i = 0; i < d; i += 256) total += dot(to + i, to + i, std::min<int64_t>(256, d - i));
             squares[row] = total;
-            if (gradient)
-                row_gradient(to, float(scale), indices + row * k, values + row * k, k, atoms, d, gradient + row * k);
+            if (gradient) row_gradient(to, scale, indices + start, values + start, count, atoms, d, gradient + start);
         }
     }
     return GOOD;
+}
+
+// Active codes sorted by atom, rows ascending (a counting sort): atom j's are places offsets[j] … offsets[j + 1] of
+// `rows`, `by_atom` (their values) and `gradient_by_atom`. Returns how many there are.
+int64_t sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, Places places, int64_t m,
+             int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom, int threads) {
+    std::fill_n(offsets, m + 1, 0);
+    // Each thread passes over all codes, for its own atoms.
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t low = m * omp_get_thread_num() / omp_get_num_threads();
+        const int64_t high = m * (omp_get_thread_num() + 1) / omp_get_num_threads();
+        const auto own = [&](int64_t i) { return indices[i] >= low && indices[i] < high && values[i] != 0; };
+        for (int64_t i = 0; i < places.start(n); ++i)
+            if (own(i)) ++offsets[indices[i] + 1];
+#pragma omp barrier
+#pragma omp single
+        for (int64_t j = 0; j < m; ++j) offsets[j + 1] += offsets[j];
+        std::vector<int64_t> next(offsets + low, offsets + high);
+        for (int64_t row = 0; row < n; ++row)
+            for (int64_t i = places.start(row); i < places.start(row + 1); ++i) {
+                if (!own(i)) continue;
+                const int64_t to = next[indices[i] - low]++;
+                rows[to] = int32_t(row);
+                by_atom[to] = values[i];
+                gradient_by_atom[to] = gradient[i];
+            }
+    }
+    return offsets[m];
+}
+
+}  // namespace
+
+// Residual, squares and gradient (see above) of codes of fixed width k …
+EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n,
+                                          int64_t k, const float *atoms, int64_t d, const float *bias, float *residual,
+                                          double *squares, double scale, float *gradient, float *inputs,
+                                          int64_t threads) {
+    return decode_residual(X, indices, values, n, {nullptr, k}, atoms, d, bias, residual, squares, float(scale),
+                           gradient, inputs, int(threads));
+}
+
+// … and of CSR codes.
+EXPORT int64_t conceptome_decode_residual_csr(const float *X, const int64_t *indptr, const int32_t *indices,
+                                              const float *values, int64_t n, const float *atoms, int64_t d,
+                                              const float *bias, float *residual, double *squares, double scale,
+                                              float *gradient, float *inputs, int64_t threads) {
+    return decode_residual(X, indices, values, n, {indptr, 0}, atoms, d, bias, residual, squares, float(scale),
+                           gradient, inputs, int(threads));
+}
+
+// Codes by atom (see above), of fixed width k …
+EXPORT int64_t conceptome_sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, int64_t k,
+                               int64_t m, int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom,
+                               int64_t threads) {
+    return sort(indices, values, gradient, n, {nullptr, k}, m, offsets, rows, by_atom, gradient_by_atom, int(threads));
+}
+
+// … and CSR.
+EXPORT int64_t conceptome_sort_csr(const int64_t *indptr, const int32_t *indices, const float *values,
+                                   const float *gradient, int64_t n, int64_t m, int64_t *offsets, int32_t *rows,
+                                   float *by_atom, float *gradient_by_atom, int64_t threads) {
+    return sort(indices, values, gradient, n, {indptr, 0}, m, offsets, rows, by_atom, gradient_by_atom, int(threads));
 }
 
 // gradient (n, k) = scale · error·D_jᵀ at the active places, 0 elsewhere.
@@ -108,26 +188,6 @@ EXPORT int64_t conceptome_code_gradient(const float *error, double scale, const 
         row_gradient(error + row * d, float(scale), indices + row * k, values + row * k, k, atoms, d,
                      gradient + row * k);
     return GOOD;
-}
-
-// Active codes sorted by atom, rows ascending (a counting sort): atom j's are places offsets[j] … offsets[j + 1] of
-// `rows`, `by_atom` (their values) and `gradient_by_atom`. Returns how many there are.
-EXPORT int64_t conceptome_sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, int64_t k,
-                               int64_t m, int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom) {
-    std::fill_n(offsets, m + 1, 0);
-    for (int64_t i = 0; i < n * k; ++i)
-        if (values[i] != 0) ++offsets[indices[i] + 1];
-    for (int64_t j = 0; j < m; ++j) offsets[j + 1] += offsets[j];
-    std::vector<int64_t> next(offsets, offsets + m);
-    for (int64_t row = 0; row < n; ++row)
-        for (int64_t i = row * k; i < (row + 1) * k; ++i) {
-            if (values[i] == 0) continue;
-            const int64_t to = next[indices[i]]++;
-            rows[to] = int32_t(row);
-            by_atom[to] = values[i];
-            gradient_by_atom[to] = gradient[i];
-        }
-    return offsets[m];
 }
 
 // Gradients in atoms (m, d), encoder (m, d) and encoder_bias (m,) from sorted codes; `inputs` (n, d) is x − b.
@@ -165,6 +225,18 @@ EXPORT int64_t conceptome_column_sums(const float *X, int64_t n, int64_t d, doub
 
 namespace {
 
+inline Vector root(Vector value) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_sqrt_ps((__m256)value);
+#else
+    Vector result;
+    for (int j = 0; j < WIDTH; ++j) result[j] = std::sqrt(value[j]);
+    return result;
+#endif
+}
+
 // What one step of Adam shares.
 struct Adam {
     float to_first, keep_second, to_second, size, epsilon;
@@ -174,10 +246,22 @@ struct Adam {
           size(float(size)), epsilon(float(epsilon)) {}
 
     // Move `count` parameters by their gradient.
-    void move(float *value, float *first, float *second, const float *gradient, int64_t count) const {
-        for (int64_t i = 0; i < count; ++i) {
-            first[i] = first[i] + to_first * (gradient[i] - first[i]);
-            second[i] = keep_second * second[i] + to_second * gradient[i] * gradient[i];
+    void move(float *__restrict value, float *__restrict first, float *__restrict second,
+              const float *__restrict gradient, int64_t count) const {
+        const Vector to_first_ = spread(to_first), keep_second_ = spread(keep_second), to_second_ = spread(to_second);
+        const Vector size_ = spread(size), epsilon_ = spread(epsilon);
+        int64_t i = 0;
+        for (; i + WIDTH <= count; i += WIDTH) {
+            const Vector slope = load(gradient + i);
+            const Vector one = fma(to_first_, slope - load(first + i), load(first + i));
+            const Vector two = fma(to_second_ * slope, slope, keep_second_ * load(second + i));
+            store(first + i, one);
+            store(second + i, two);
+            store(value + i, load(value + i) - size_ * (one / (root(two) + epsilon_)));
+        }
+        for (; i < count; ++i) {
+            first[i] = fma(to_first, gradient[i] - first[i], first[i]);
+            second[i] = fma(to_second * gradient[i], gradient[i], keep_second * second[i]);
             value[i] = value[i] - size * (first[i] / (std::sqrt(second[i]) + epsilon));
         }
     }
