@@ -31,7 +31,7 @@ LEARNED = {
     "relu_l1": {},
     "p_annealing": {},
     "jumprelu": {"k": 4},
-    "gated": {},
+    "gated": {"l1_coefficient": 0.4},
 }
 D, M, B = 13, 45, 37
 EVERY = pytest.mark.parametrize("name", sorted(TRAINERS))

@@ -195,7 +195,7 @@ class Gated(TrainedBase):
 
     method: Literal["gated"]
     m: int = Field(512, gt=0, description="number of atoms")
-    l1_coefficient: float = Field(0.1, ge=0, description="weight λ of the gate's penalty, for rows of unit length")
+    l1_coefficient: float = Field(0.15, ge=0, description="weight λ of the gate's penalty, for rows of unit length")
 
 
 Dictionary = Annotated[

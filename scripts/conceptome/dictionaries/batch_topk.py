@@ -10,6 +10,7 @@ from some more, and from all, so that early atoms stay general. The B·k codes a
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,16 +96,19 @@ class MatryoshkaTrainer(BatchTopKTrainer):
         ends = self.options.prefix_ends
         stacked = stack(self.choose(x), ends)
         size, d = x.shape
-        nothing = np.zeros_like(self.parameters["bias"])
-        parts, _, _ = self.engine.reconstruct(np.zeros((len(ends) * size, d), dtype=np.float32), stacked, nothing, 0.0)
-        residuals = centred + np.cumsum(parts.reshape(len(ends), size, d), axis=0)
-        errors = np.ascontiguousarray(np.cumsum(residuals[::-1], axis=0)[::-1])
+        errors = self.engine.decode(stacked).reshape(len(ends), size, d)
+        before = centred
+        for part in errors:
+            before = np.subtract(before, part, out=part)
+        residual = errors[-1].copy()
+        for late, early in pairwise(errors[::-1]):
+            early += late
         scale = -2 / (size * self.variance)
         in_bias = scale * errors[0].sum(axis=0, dtype=np.float64)
-        errors, residual = errors.reshape(-1, d), residuals[-1]
+        errors = errors.reshape(-1, d)
         main = Term(stacked, self.engine.code_gradient(errors, stacked, scale), errors, scale)
         squared = float(np.square(residual, dtype=np.float64).sum())
-        aux = self.auxk(x, np.ascontiguousarray(residual), squared, dead)
+        aux = self.auxk(x, residual, squared, dead)
         if aux is not None:
             aux = lengthen(aux, len(errors))
         return Loss(main, aux, squared, in_bias, inputs=np.tile(centred, (len(ends), 1)))

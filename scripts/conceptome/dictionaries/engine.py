@@ -65,14 +65,6 @@ class Active:
         """Sum of weights (nnz,) over each atom's places: float32 (m,)."""
         return np.bincount(self.indices, weights=weights, minlength=m).astype(np.float32)
 
-    def fixed_width(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Indices and values (n, width), 0 where a place is empty; and which places are taken, bool (n, width)."""
-        counts = np.diff(self.indptr)
-        taken = np.arange(max(1, counts.max(initial=0))) < counts[:, None]
-        indices, values = np.zeros(taken.shape, dtype=np.int32), np.zeros(taken.shape, dtype=np.float32)
-        indices[taken], values[taken] = self.indices, self.values
-        return indices, values, taken
-
 
 @dataclass(frozen=True)
 class Term:
@@ -120,6 +112,10 @@ class Engine(Protocol):
         self, x: np.ndarray, active: Active, bias: np.ndarray, scale: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Residual x − b − z·D (n, d), its rows' squared lengths (n,), and scale · residual·Dᵀ at the places (nnz,)."""
+        ...
+
+    def decode(self, active: Active) -> np.ndarray:
+        """z·D: (n, d)."""
         ...
 
     def code_gradient(self, error: np.ndarray, active: Active, scale: float) -> np.ndarray:
@@ -177,12 +173,16 @@ class TorchEngine:
         self, x: np.ndarray, active: Active, bias: np.ndarray, scale: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `Engine`."""
+        residual = x - bias - self.decode(active)
+        squares = np.square(residual, dtype=np.float64).sum(axis=1)
+        return residual, squares, self.code_gradient(residual, active, scale)
+
+    def decode(self, active: Active) -> np.ndarray:
+        """See `Engine`."""
         import torch
 
         atoms = torch.from_numpy(self.parameters["atoms"])
-        residual = x - bias - Batch(active.csr(len(atoms))).decode(atoms).numpy()
-        squares = np.square(residual, dtype=np.float64).sum(axis=1)
-        return residual, squares, self.code_gradient(residual, active, scale)
+        return Batch(active.csr(len(atoms))).decode(atoms).numpy()
 
     def code_gradient(self, error: np.ndarray, active: Active, scale: float) -> np.ndarray:
         """See `Engine`."""
@@ -256,18 +256,24 @@ class KernelEngine:
         self, x: np.ndarray, active: Active, bias: np.ndarray, scale: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `Engine`."""
-        # until the kernel is merged
-        indices, values, taken = active.fixed_width()
-        residual, squares, gradient = sparse.decode_residual(
-            x, indices, values, self.parameters["atoms"], bias, scale=scale
-        )
-        return residual, squares, gradient[taken]
+        places = (active.indptr, active.indices, active.values)
+        return sparse.decode_residual_csr(x, *places, self.parameters["atoms"], bias, scale=scale)
+
+    def decode(self, active: Active) -> np.ndarray:
+        """See `Engine`."""
+        atoms = self.parameters["atoms"]
+        nothing = np.zeros((len(active.indptr) - 1, atoms.shape[1]), dtype=np.float32)
+        places = (active.indptr, active.indices, active.values)
+        residual, _ = sparse.decode_residual_csr(nothing, *places, atoms, np.zeros_like(nothing, shape=len(atoms[0])))
+        return np.negative(residual, out=residual)
 
     def code_gradient(self, error: np.ndarray, active: Active, scale: float) -> np.ndarray:
         """See `Engine`."""
-        indices, _, taken = active.fixed_width()
-        places = taken.astype(np.float32)
-        return sparse.code_gradient(error, indices, places, self.parameters["atoms"], scale=scale)[taken]
+        # The kernel passes over places whose value is 0.
+        ones = np.ones(len(active.values), dtype=np.float32)
+        return sparse.code_gradient_csr(
+            error, active.indptr, active.indices, ones, self.parameters["atoms"], scale=scale
+        )
 
     def update(
         self,
@@ -302,11 +308,9 @@ class KernelEngine:
         return tuple(self.parameters[name] for name in ("encoder", "encoder_bias", "bias"))
 
     def _part(self, term: Term) -> Part:
-        # until the kernel is merged
-        indices, values, taken = term.active.fixed_width()
-        gradient = np.zeros_like(values)
-        gradient[taken] = term.gradient
-        return Part(sparse.by_atom(indices, values, gradient, len(self.parameters["atoms"])), term.error, term.scale)
+        active, m = term.active, len(self.parameters["atoms"])
+        codes = sparse.by_atom_csr(active.indptr, active.indices, active.values, term.gradient, m)
+        return Part(codes, term.error, term.scale)
 
 
 def engine_of(optimiser: Adam) -> Engine:

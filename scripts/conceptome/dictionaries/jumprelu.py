@@ -50,7 +50,7 @@ class JumpReluTrainer(AutoencoderTrainer):
         """See `AutoencoderTrainer.loss`."""
         width = np.float32(self.options.bandwidth * self.unit)
         threshold = np.exp(self.parameters["log_threshold"])
-        seen = self.engine.above(x, np.minimum(threshold, np.maximum(threshold - width / 2, 0)))
+        seen = self.engine.above(x, threshold - width / 2)
         above = threshold[seen.indices]
         active = seen.where(seen.values > above)
         main, squared = self.reconstruction(x, active)
