@@ -203,7 +203,7 @@ def test_the_annealed_penalty_keeps_its_size():
 @pytest.fixture(scope="module")
 def learned():
     return {
-        name: fit(name, X, m=64, seed=0, threads=1, steps=500, batch_size=256, **options)
+        name: fit(name, X, m=64, seed=0, threads=1, steps=400, batch_size=256, **options)
         for name, options in LEARNED.items()
     }
 
@@ -231,8 +231,8 @@ def test_codes_of_a_row_do_not_depend_on_the_others(learned, name, engine):
     together = dictionary.encode(X[:300]).to_scipy().toarray()
     order = np.random.default_rng(0).permutation(300)
     np.testing.assert_allclose(dictionary.encode(X[:300][order]).to_scipy().toarray(), together[order], atol=1e-4)
-    alone = np.concatenate([dictionary.encode(X[at : at + 1]).to_scipy().toarray() for at in range(40)])
-    np.testing.assert_allclose(alone, together[:40], atol=1e-4)
+    alone = np.concatenate([dictionary.encode(X[at : at + 1]).to_scipy().toarray() for at in range(10)])
+    np.testing.assert_allclose(alone, together[:10], atol=1e-4)
 
 
 @EVERY
@@ -244,11 +244,14 @@ def test_a_smaller_budget_keeps_the_largest(learned, name):
 
 
 @EVERY
-def test_size_and_place_of_the_activations_do_not_matter(learned, name):
-    moved = fit(name, 1000 * X + 500, m=64, seed=0, threads=1, steps=500, batch_size=256, **LEARNED[name])
-    assert mean_maximum_cosine(moved.atoms, learned[name].atoms) > 0.95
-    codes, theirs = moved.encode(1000 * X + 500), learned[name].encode(X)
-    assert codes.l0().mean() == pytest.approx(theirs.l0().mean(), rel=0.1)
+def test_size_and_place_of_the_activations_do_not_matter(name):
+    settings = {"m": 64, "seed": 0, "threads": 1, "steps": 60, "batch_size": 256, **LEARNED[name]}
+    fits = [(fit(name, moved, **settings), moved) for moved in (X, 1000 * X + 500)]
+    (first, codes), (second, others) = ((dictionary, dictionary.encode(rows)) for dictionary, rows in fits)
+    assert second.card["training"]["fvu"] == pytest.approx(first.card["training"]["fvu"], rel=0.02)
+    assert others.l0().mean() == pytest.approx(codes.l0().mean(), rel=0.02)
+    assert np.mean((first.atoms * second.atoms).sum(axis=1) > 0.99) > 0.9
+    assert others.to_scipy().sum() == pytest.approx(1000 * codes.to_scipy().sum(), rel=0.02)
 
 
 @pytest.mark.skipif(not conceptome_kernels.available(), reason="no compiled kernels")
@@ -346,7 +349,7 @@ def test_a_prefix_of_matryoshka_reconstructs_on_its_own(learned):
 @pytest.mark.parametrize("name", ["relu_l1", "p_annealing", "gated"])
 def test_a_larger_penalty_leaves_fewer_codes(name):
     counts = [
-        fit(name, X, m=64, threads=1, steps=200, batch_size=256, l1_coefficient=value).encode(X).l0().mean()
+        fit(name, X, m=64, threads=1, steps=80, batch_size=256, l1_coefficient=value).encode(X).l0().mean()
         for value in (0.02, 0.1, 0.5)
     ]
     assert counts[0] > counts[1] > counts[2]

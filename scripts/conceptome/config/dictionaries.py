@@ -182,7 +182,7 @@ class JumpRelu(TrainedBase):
     k: int = Field(32, gt=0, description="active atoms per sample, on average: what the penalty aims at")
     l0_coefficient: float = Field(1.0, ge=0, description="weight λ of the penalty (L0 / k − 1)²")
     threshold: float = Field(0.05, gt=0, description="every atom's threshold at the start, for rows of unit length")
-    bandwidth: float = Field(0.05, gt=0, description="width ε of the straight-through estimator, for rows of unit length")
+    bandwidth: float = Field(0.05, gt=0, description="width ε of the gradient in thresholds, for rows of unit length")
 
     @property
     def budget(self) -> int:

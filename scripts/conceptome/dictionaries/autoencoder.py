@@ -5,8 +5,8 @@
 with unit rows of D, W initialised to D, and b to the geometric median of the training rows. A method says which places
 are active and what the loss is; its gradients are written out by hand, so that each touches only the active atoms.
 
-Training rows are scaled to unit variance per dimension. Penalties, thresholds and bandwidths are stated for rows of unit
-root mean square length, that is, in units of √d of the scaled rows: one value serves activations of any size and width.
+Training rows are scaled to unit variance per dimension. Penalties, thresholds and bandwidths are stated for rows whose
+mean squared length is 1, that is, in units of √d: one value serves activations of any size and width.
 """
 
 from __future__ import annotations

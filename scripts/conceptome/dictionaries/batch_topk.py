@@ -1,11 +1,13 @@
-"""BatchTopK and Matryoshka BatchTopK sparse autoencoders (Bussmann et al. 2024, arXiv 2412.06410; 2025, arXiv 2503.17547).
+"""BatchTopK and Matryoshka BatchTopK sparse autoencoders.
 
-Of a batch of B rows, the B·k largest positive scores (x − b)·Wᵀ + c are the codes, so that rows share a budget of k atoms
-on average. A row encoded on its own has no batch: its codes are the scores above one threshold, the running mean of the
-smallest score that was kept. The loss is Σ‖x̂ − x‖² / Σ‖x − mean‖², plus AuxK as in TopK.
+Bussmann et al. 2024, arXiv 2412.06410: of a batch of B rows, the B·k largest positive scores (x − b)·Wᵀ + c are codes,
+so that rows share a budget of k atoms on average. A row encoded on its own has no batch: its codes are the scores above
+one threshold, the running mean of the smallest score that was kept. The loss is Σ‖x̂ − x‖² / Σ‖x − mean‖², plus AuxK as
+in TopK.
 
-Matryoshka sums the first term over nested prefixes of the atoms: x is to be reconstructed from the first few atoms alone,
-from some more, and from all, so that early atoms stay general. The B·k codes are chosen once, among all atoms.
+Bussmann et al. 2025, arXiv 2503.17547: Matryoshka sums the first term over nested prefixes of the atoms. x is to be
+reconstructed from the first few atoms alone, from some more, and from all, so that early atoms stay general. The B·k
+codes are chosen once, among all atoms.
 """
 
 from __future__ import annotations
@@ -61,10 +63,10 @@ class BatchTopKTrainer(AutoencoderTrainer):
     def choose(self, x: np.ndarray) -> Active:
         """Codes of the batch; the threshold follows the smallest."""
         active = self.engine.largest_of_batch(x, self.options.k)
-        if len(active.values):
-            smallest = float(active.values.min())
-            before = smallest if self.threshold is None else self.threshold
-            self.threshold = KEEP * before + (1 - KEEP) * smallest
+        # With fewer positive scores than places, all of them are kept.
+        smallest = float(active.values.min()) if len(active.values) == len(x) * self.options.k else 0.0
+        before = smallest if self.threshold is None else self.threshold
+        self.threshold = KEEP * before + (1 - KEEP) * smallest
         return active
 
     def state(self) -> dict[str, np.ndarray]:
@@ -90,8 +92,8 @@ class MatryoshkaTrainer(BatchTopKTrainer):
     def loss(self, x: np.ndarray, centred: np.ndarray, dead: np.ndarray, number: int) -> Loss:
         """See `AutoencoderTrainer.loss`.
 
-        With r_p the residual of prefix p, an atom feels the sum of r_p over the prefixes that hold it. So each segment
-        between two prefixes has an error of its own: the segments' codes are stacked as further rows, with their errors.
+        With r_p the residual of prefix p, an atom feels the sum of r_p over the prefixes that hold it. So each
+        segment between two prefixes has an error of its own: its codes and errors are stacked below each other.
         """
         ends = self.options.prefix_ends
         stacked = stack(self.choose(x), ends)

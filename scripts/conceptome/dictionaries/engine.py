@@ -119,7 +119,7 @@ class Engine(Protocol):
         ...
 
     def code_gradient(self, error: np.ndarray, active: Active, scale: float) -> np.ndarray:
-        """scale · error·Dᵀ at the active places, whatever their values: (nnz,)."""
+        """Give scale · error·Dᵀ at the active places, whatever their values: (nnz,)."""
         ...
 
     def update(
@@ -239,7 +239,7 @@ class KernelEngine:
 
     def above(self, x: np.ndarray, threshold: np.ndarray | float) -> Active:
         """See `Engine`."""
-        return Active(*topk.encode_threshold(x, *self._encoder(), threshold))
+        return Active(*topk.encode_threshold(x, *self._encoder(), threshold, packed=self.packed))
 
     def largest(self, x: np.ndarray, columns: np.ndarray, k: int) -> Active:
         """See `Engine`."""
@@ -249,8 +249,7 @@ class KernelEngine:
 
     def largest_of_batch(self, x: np.ndarray, k: int) -> Active:
         """See `Engine`."""
-        # until the kernel is merged
-        return _largest_of_batch(self.above(x, 0.0), len(x) * k)
+        return Active(*topk.encode_batch_topk(x, *self._encoder(), k, packed=self.packed)[:3])
 
     def reconstruct(
         self, x: np.ndarray, active: Active, bias: np.ndarray, scale: float
@@ -337,7 +336,7 @@ class Scorer:
             return _above(_scores(X, *self.arrays), threshold)
         variant = conceptome_kernels.variant()
         if variant not in self.packed:
-            self.packed[variant] = topk.pack_panels(self.arrays[0])
+            self.packed[variant] = topk.pack(self.arrays[0])
         return Active(*topk.encode_threshold(X, *self.arrays, threshold, packed=self.packed[variant]))
 
 
@@ -360,7 +359,7 @@ def _above(scores: np.ndarray, threshold: np.ndarray | float) -> Active:
 
 
 def _largest_of_batch(positive: Active, count: int) -> Active:
-    """The `count` largest of some positive places; among equal ones the earlier wins."""
+    """The `count` largest of some positive places; of equal ones the earlier, by row and then by atom."""
     values, total = positive.values, len(positive.values)
     if total <= count:
         return positive

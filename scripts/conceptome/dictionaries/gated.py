@@ -1,11 +1,11 @@
-"""Gated sparse autoencoder (Rajamanoharan et al. 2024, "Improving dictionary learning with gated SAEs", arXiv 2404.16014).
+"""Gated sparse autoencoder (Rajamanoharan et al. 2024, arXiv 2404.16014).
 
     gate π = (x − b)·Wᵀ + c,   magnitude μ = exp(r) ⊙ ((x − b)·Wᵀ) + h,   z = 1[π > 0] ⊙ ReLU(μ),   x̂ = z·D + b
 
     loss = Σ‖x̂ − x‖² / V + λ · mean over rows of Σ_j ReLU(π_j) + Σ‖ReLU(π)·D̄ + b̄ − x‖² / V,   V = Σ‖x − mean‖²
 
-The bars mean that D and b are held fixed there: the third term teaches the gate alone. Since the penalty lies on the gate
-and not on the codes, it does not shrink them.
+The bars mean that D and b are held fixed there: the third term teaches the gate alone. Since the penalty lies on the
+gate and not on the codes, it does not shrink them.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""JumpReLU sparse autoencoder (Rajamanoharan et al. 2024, "Jumping ahead", arXiv 2407.14435), with a target L0.
+"""JumpReLU sparse autoencoder (Rajamanoharan et al. 2024, arXiv 2407.14435) with a target L0.
 
     π = (x − b)·Wᵀ + c,   z_j = π_j where π_j > θ_j, else 0
 
     loss = Σ‖x̂ − x‖² / Σ‖x − mean‖² + λ · (L0 / k − 1)²,   L0 = mean over rows of the number of active codes
 
-Each atom has a threshold θ_j = exp(log_threshold_j). The loss is a step function of it; in its place stands the gradient
-that a kernel density estimate of width ε gives (the paper's straight-through estimator, equations 11 and 12):
+Each atom has a threshold θ_j = exp(log_threshold_j). The loss is a step function of it; in place of its derivative
+stands the straight-through estimator with a rectangle of width ε (the paper's equations 11 and 12):
 
     ∂z_j/∂θ_j := −(θ_j / ε) · 1[|π_j − θ_j| < ε/2],     ∂1[π_j > θ_j]/∂θ_j := −(1 / ε) · 1[|π_j − θ_j| < ε/2]
 
-Scores follow the gradient through active codes alone. The squared form of the penalty is the one that the paper's appendix
-on training to a given L0 uses.
+Scores follow the gradient of active codes, as if the threshold were fixed. The squared form of the penalty is how the
+paper trains to a given L0.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     z = ReLU((x − b)·Wᵀ + c),   loss = Σ‖x̂ − x‖² / Σ‖x − mean‖² + λ · mean over rows of Σ_j z_j^p
 
-- relu_l1 (Bricken et al. 2023, "Towards monosemanticity"; Conerly et al. 2024, "Update on how we train SAEs"): p = 1; the
+- relu_l1 (Bricken et al. 2023, "Towards monosemanticity", with the changes of Anthropic's April 2024 update): p = 1;
   atoms have unit length, so that codes cannot shrink while atoms grow; λ rises from 0 over the first steps.
-- p_annealing (Karvonen et al. 2024, arXiv 2408.00113): the same until `anneal_start`, then p falls in equal steps to p_end,
-  and λ is multiplied by Σ z^p / Σ z^p' as p becomes p', so that the penalty's size stays. Where p < 1 its slope has no
-  bound as z falls to 0; here z + FLOOR stands for z, with rows of unit length.
+- p_annealing (Karvonen et al. 2024, arXiv 2408.00113): the same until `anneal_start`, then p falls in equal steps to
+  p_end. As p becomes p', λ is multiplied by Σ z^p / Σ z^p', so that the penalty keeps its size. Where p < 1 its slope
+  has no bound as z falls to 0; z + FLOOR stands for z there, for rows of unit length.
 """
 
 from __future__ import annotations
