@@ -162,6 +162,32 @@ def code_gradient(
     return gradient
 
 
+def code_gradient_csr(
+    error: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    atoms: np.ndarray,
+    *,
+    scale: float = 1.0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Gradient in CSR codes, float32 (nnz,): `code_gradient` for any number of codes per row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `code_gradient`; an indptr that does not rise from 0 to nnz.
+    """
+    m, d = checks.array("atoms", atoms, (None, None)).shape
+    n, nnz = checks.csr_codes(indptr, indices, values, m)
+    checks.array("error", error, (n, d))
+    gradient = np.empty(nnz, dtype=np.float32)
+    arguments = (error, float(scale), indptr, indices, values, n, atoms, d, gradient)
+    call("conceptome_code_gradient_csr", *arguments, checks.threads(threads))
+    return gradient
+
+
 @dataclass(frozen=True)
 class ByAtom:
     """Active codes sorted by atom, rows ascending: atom j's are the places offsets[j] to offsets[j + 1].

@@ -190,6 +190,19 @@ EXPORT int64_t conceptome_code_gradient(const float *error, double scale, const 
     return GOOD;
 }
 
+// The same of CSR codes: gradient (nnz,).
+EXPORT int64_t conceptome_code_gradient_csr(const float *error, double scale, const int64_t *indptr,
+                                            const int32_t *indices, const float *values, int64_t n, const float *atoms,
+                                            int64_t d, float *gradient, int64_t threads) {
+#pragma omp parallel for num_threads(int(threads)) schedule(dynamic, 16)
+    for (int64_t row = 0; row < n; ++row) {
+        const int64_t start = indptr[row];
+        row_gradient(error + row * d, float(scale), indices + start, values + start, indptr[row + 1] - start, atoms, d,
+                     gradient + start);
+    }
+    return GOOD;
+}
+
 // Gradients in atoms (m, d), encoder (m, d) and encoder_bias (m,) from sorted codes; `inputs` (n, d) is x − b.
 EXPORT int64_t conceptome_atom_gradients(const float *error, const float *inputs, int64_t d, int64_t m,
                                          const int64_t *offsets, const int32_t *rows, const float *by_atom,

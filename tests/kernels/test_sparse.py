@@ -12,6 +12,7 @@ from conceptome_kernels.sparse import (
     by_atom,
     by_atom_csr,
     code_gradient,
+    code_gradient_csr,
     column_sums,
     decode,
     decode_residual,
@@ -135,6 +136,8 @@ def test_csr_and_fixed_width_give_the_same_bytes(problem):
     fixed = decode_residual(X, indices, values, atoms, bias, scale=-2.0)
     codes = (np.arange(n + 1, dtype=np.int64) * k, indices.ravel(), values.ravel())
     assert same(fixed, decode_residual_csr(X, *codes, atoms, bias, scale=-2.0))
+    for threads in (1, 2):
+        assert fixed[2].tobytes() == code_gradient_csr(fixed[0], *codes, atoms, scale=-2.0, threads=threads).tobytes()
     left = by_atom(indices, values, fixed[2], len(atoms))
     right = by_atom_csr(*codes, fixed[2].ravel(), len(atoms))
     assert same(vars(left).values(), vars(right).values())

@@ -34,8 +34,14 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "ica": ("conceptome.dictionaries.linear", "Ica", "fit_ica"),
     "identity": ("conceptome.dictionaries.linear", "Identity", "fit_identity"),
     "random": ("conceptome.dictionaries.random_atoms", "Random", "fit"),
+    "batch_topk": ("conceptome.dictionaries.batch_topk", "BatchTopK", "fit"),
+    "matryoshka": ("conceptome.dictionaries.batch_topk", "Matryoshka", "fit_matryoshka"),
+    "relu_l1": ("conceptome.dictionaries.relu", "ReluL1", "fit"),
+    "p_annealing": ("conceptome.dictionaries.relu", "PAnnealing", "fit_p_annealing"),
+    "jumprelu": ("conceptome.dictionaries.jumprelu", "JumpRelu", "fit"),
+    "gated": ("conceptome.dictionaries.gated", "Gated", "fit"),
 }
-TRAINED = ("topk", "icfl")
+TRAINED = ("topk", "icfl", "batch_topk", "matryoshka", "relu_l1", "p_annealing", "jumprelu", "gated")
 
 
 def fit(
