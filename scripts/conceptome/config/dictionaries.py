@@ -14,11 +14,24 @@ class DictionaryBase(Strict):
 
     m: int | None = Field(None, gt=0, description="number of atoms; null: the method's natural number")
     k: int | None = Field(None, gt=0, description="largest number of active atoms per sample (L0); null: all")
+    encoder: Literal["own", "topk", "mp", "omp", "icfl"] = Field(
+        "own",
+        description="what turns activations into codes once the atoms are learned: the method's own encoder, TopK on "
+        "the atoms, matching pursuit, orthogonal matching pursuit, or ICFL's rounds",
+    )
+    encoder_k: int | None = Field(
+        None, gt=0, description="active atoms per sample of an encoder that is not the method's own; null: k"
+    )
+    encoder_columns: int = Field(4, gt=0, description="atoms per round of the encoder icfl")
 
     @model_validator(mode="after")
     def _k_fits(self) -> DictionaryBase:
         if self.m is not None and self.k is not None and self.m < self.k:
             raise ValueError(f"m ({self.m} atoms) must be at least k ({self.k} active atoms): raise m or lower k")
+        if self.encoder_k is not None and self.encoder == "own":
+            raise ValueError("encoder_k is for an encoder that is not the method's own: set encoder too, or k instead")
+        if self.m is not None and self.encoder_k is not None and self.m < self.encoder_k:
+            raise ValueError(f"m ({self.m} atoms) must be at least encoder_k ({self.encoder_k}): raise m or lower it")
         return self
 
     @property

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptome.config.base import validate
-from conceptome.config.dictionaries import OPTIONS
+from conceptome.config.dictionaries import OPTIONS, DictionaryBase
 from conceptome.dictionaries.base import Dictionary, read
+from conceptome.dictionaries.encoders import check_budget
 from conceptome.errors import ConfigError, DataError
 from conceptome_kernels import available
 
@@ -95,6 +96,8 @@ def fit(
     config = validate(OPTIONS[name], {"method": name, **given, **options}, f"dictionary '{name}'")
     d = whitening.card["p"] if whitening is not None else X_or_store.shape[-1]
     _check_width(config, d)
+    if config.m is not None:
+        _encoder_budget(config, config.budget or config.m, config.m, d)
     module, class_name, function = METHODS[name]
     module = importlib.import_module(module)
     extra = {"progress": progress} if name in TRAINED else {}
@@ -107,7 +110,9 @@ def fit(
     budget = config.budget or width
     if budget > width:
         raise DataError(f"dictionary '{name}': the data support {width} atoms, fewer than k ({budget}): lower k")
-    card = {"k": budget, "seed": seed, "options": config.model_dump(mode="json"), "training": training}
+    k = _encoder_budget(config, budget, width, d)
+    options = config.model_dump(mode="json")
+    card = {"k": k, "own_k": budget, "seed": seed, "options": options, "training": training}
     return getattr(module, class_name)(parameters, card)
 
 
@@ -186,6 +191,18 @@ def _check_width(config: Any, d: int) -> None:
             )
     if config.method == "identity" and config.m not in (None, d):
         raise ConfigError(f"dictionary 'identity' has one atom per dimension ({d}), not m = {config.m}: leave m out")
+
+
+def _encoder_budget(config: DictionaryBase, budget: int, m: int, d: int) -> int:
+    """Active atoms of the configured encoder; refuse a number that it cannot give before anything is trained."""
+    if config.encoder == "own":
+        return budget
+    k = config.encoder_k or budget
+    try:
+        check_budget(config.encoder, k, m, d, config.encoder_columns)
+    except ConfigError as error:
+        raise ConfigError(f"dictionary '{config.method}': {error}, or set encoder_k") from None
+    return k
 
 
 def load(folder: str | Path) -> Dictionary:
