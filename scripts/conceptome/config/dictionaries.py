@@ -125,8 +125,43 @@ class IdentityDictionary(DictionaryBase):
     method: Literal["identity"]
 
 
+class MpSae(TrainedBase):
+    """Sparse autoencoder with a matching-pursuit encoder, trained end to end (Costa et al. 2025)."""
+
+    method: Literal["mp_sae"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="steps of the pursuit; L0 is at most k")
+    nonnegative: bool = Field(
+        True, description="steps take the largest correlation while it is positive, not the largest magnitude"
+    )
+    steps: int = Field(400, gt=0, description="gradient steps")
+    learning_rate: float = Field(1e-2, gt=0, description="peak rate at m = reference_m")
+
+
+class Ksvd(TrainedBase):
+    """K-SVD (Aharon et al. 2006; Rubinstein et al. 2008) on mini-batches: OMP codes, atoms fitted to their rows."""
+
+    method: Literal["ksvd"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(16, gt=0, description="active atoms per sample")
+    update: Literal["sequential", "parallel"] = Field(
+        "sequential", description="fit atoms one after another, or all at once (faster where m or d is large)"
+    )
+    steps: int = Field(100, gt=0, description="batches")
+    batch_size: int = Field(1024, gt=0, description="rows per batch")
+    learning_rate: float = Field(
+        0.5, gt=0, le=1, description="share of the way that an atom goes to its fit, at the peak, whatever m"
+    )
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """The share does not depend on m."""
+        return self.learning_rate
+
+
 Dictionary = Annotated[
-    TopK | Icfl | PcaDictionary | IcaDictionary | RandomDictionary | IdentityDictionary, Field(discriminator="method")
+    TopK | Icfl | PcaDictionary | IcaDictionary | RandomDictionary | IdentityDictionary | MpSae | Ksvd,
+    Field(discriminator="method"),
 ]
 
 # Methods whose atoms do not depend on a seed: they are fitted once.
@@ -139,4 +174,6 @@ OPTIONS: dict[str, type[DictionaryBase]] = {
     "ica": IcaDictionary,
     "random": RandomDictionary,
     "identity": IdentityDictionary,
+    "mp_sae": MpSae,
+    "ksvd": Ksvd,
 }

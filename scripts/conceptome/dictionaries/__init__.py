@@ -35,8 +35,19 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "ica": ("conceptome.dictionaries.linear", "Ica", "fit_ica"),
     "identity": ("conceptome.dictionaries.linear", "Identity", "fit_identity"),
     "random": ("conceptome.dictionaries.random_atoms", "Random", "fit"),
+    "mp_sae": ("conceptome.dictionaries.mp_sae", "MpSae", "fit"),
+    "ksvd": ("conceptome.dictionaries.ksvd", "Ksvd", "fit"),
 }
-TRAINED = ("topk", "icfl")
+TRAINED = (
+    "topk",
+    "icfl",
+    "mp_sae",
+    "ksvd",
+)
+
+
+# What cannot exceed the number of dimensions.
+LIMITED = {"pca": ("m", "k"), "ica": ("m", "k"), "identity": ("m", "k"), "ksvd": ("k",)}
 
 
 def fit(
@@ -58,7 +69,7 @@ def fit(
     Parameters
     ----------
     name
-        Method: topk, icfl, pca, ica, random or identity.
+        Method: a key of `METHODS`.
     X_or_store
         (n, d) activations, or a store of them.
     m, k
@@ -74,7 +85,7 @@ def fit(
     whitening
         Applied to the rows as they are read. `encode` then takes whitened activations.
     progress
-        For topk and icfl: called with (steps done, steps).
+        For the methods in `TRAINED`: called with (steps done, steps).
     options
         The method's own keys, as in `conceptome.config.dictionaries`.
 
@@ -137,7 +148,7 @@ def learn(
     rows
         (n,) bool: the training rows.
     progress
-        For topk and icfl: called with (steps done, steps) over all seeds together.
+        For the methods in `TRAINED`: called with (steps done, steps) over all seeds together.
     options
         The method's keys, m and k among them.
 
@@ -181,9 +192,7 @@ def _one_of(progress: Progress, number: int, total: int) -> Progress:
 
 def _check_width(config: Any, d: int) -> None:
     """Refuse more atoms or active atoms than dimensions, where a method cannot have them."""
-    if config.method not in ("pca", "ica", "identity"):
-        return
-    for key in ("m", "k"):
+    for key in LIMITED.get(config.method, ()):
         value = getattr(config, key)
         if value is not None and value > d:
             raise ConfigError(
