@@ -26,6 +26,7 @@ QUICK = {
     "ica": {},
     "identity": {},
     "mp_sae": {"m": 24, "k": 4, "steps": 30, "batch_size": 128},
+    "archetypal": {"m": 24, "k": 4, "steps": 30, "batch_size": 128, "candidates": 40},
     "ksvd": {"m": 24, "k": 4, "steps": 10, "batch_size": 256},
 }
 SEEDED = set(QUICK) - {"pca", "ica", "identity"}

@@ -159,6 +159,21 @@ class Ksvd(TrainedBase):
         return self.learning_rate
 
 
+class Archetypal(TrainedBase):
+    """Relaxed archetypal TopK autoencoder: atoms are mixtures of centroids, within a bound (Fel et al. 2025)."""
+
+    method: Literal["archetypal"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="active atoms per sample")
+    candidates: int = Field(512, gt=0, description="k-means centroids that atoms are mixed from")
+    candidate_rows: int = Field(50_000, gt=0, description="seeded training rows that the centroids are taken from")
+    delta: float = Field(
+        0.1, ge=0, description="how far from a mixture an atom may lie, in root mean square lengths of the candidates"
+    )
+    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
+    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
+
+
 Dictionary = Annotated[
     TopK | Icfl | PcaDictionary | IcaDictionary | RandomDictionary | IdentityDictionary | MpSae | Ksvd,
     Field(discriminator="method"),
@@ -176,4 +191,5 @@ OPTIONS: dict[str, type[DictionaryBase]] = {
     "identity": IdentityDictionary,
     "mp_sae": MpSae,
     "ksvd": Ksvd,
+    "archetypal": Archetypal,
 }

@@ -37,12 +37,14 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "random": ("conceptome.dictionaries.random_atoms", "Random", "fit"),
     "mp_sae": ("conceptome.dictionaries.mp_sae", "MpSae", "fit"),
     "ksvd": ("conceptome.dictionaries.ksvd", "Ksvd", "fit"),
+    "archetypal": ("conceptome.dictionaries.archetypal", "Archetypal", "fit"),
 }
 TRAINED = (
     "topk",
     "icfl",
     "mp_sae",
     "ksvd",
+    "archetypal",
 )
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+import conceptome_kernels
+from conceptome.dictionaries.selection import largest
+from conceptome.dictionaries.sparse import compact
+from conceptome_kernels.topk import encode_topk
+
 GATHERED = 2**22  # float32 values that a gather of atoms may hold: 16 MiB
 
 
@@ -27,6 +32,23 @@ def worst_explained(residual: np.ndarray, count: int) -> np.ndarray:
 def orient(atoms: np.ndarray, codes: sp.csr_matrix) -> None:
     """Turn atoms round, in place, whose codes (n, m) sum to less than 0: with signed codes an atom's sign is free."""
     atoms[np.asarray(codes.sum(axis=0)).ravel() < 0] *= -1
+
+
+def largest_scores(
+    x: np.ndarray, encoder: np.ndarray, encoder_bias: np.ndarray, bias: np.ndarray, k: int
+) -> sp.csr_matrix:
+    """ReLU(TopK_k((x − b)·Wᵀ + c)) of an encoder that changes from call to call: CSR (B, m).
+
+    Parameters
+    ----------
+    x, encoder, encoder_bias, bias
+        float32 (B, d), (m, d), (m,), (d,); finite.
+    """
+    if conceptome_kernels.available():
+        return compact(*encode_topk(x, encoder, encoder_bias, bias, k), len(encoder))
+    scores = (x - bias) @ encoder.T + encoder_bias
+    columns = largest(scores, k)
+    return compact(columns, np.maximum(np.take_along_axis(scores, columns, axis=1), 0), len(encoder))
 
 
 def code_gradient(codes: sp.csr_matrix, error: np.ndarray, atoms: np.ndarray) -> np.ndarray:
