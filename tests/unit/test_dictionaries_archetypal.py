@@ -7,7 +7,8 @@ from scipy.optimize import nnls
 
 from conceptome.config.dictionaries import OPTIONS
 from conceptome.dictionaries import fit, load
-from conceptome.dictionaries.archetypal import Trainer, centroids, confine, start
+from conceptome.dictionaries.archetypal import Trainer, confine, start
+from conceptome.dictionaries.kmeans import centroids
 from conceptome.errors import ConfigError, DataError
 
 X, TRUTH = mixture(n=2000)

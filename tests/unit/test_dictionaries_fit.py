@@ -27,6 +27,9 @@ QUICK = {
     "identity": {},
     "mp_sae": {"m": 24, "k": 4, "steps": 30, "batch_size": 128},
     "archetypal": {"m": 24, "k": 4, "steps": 30, "batch_size": 128, "candidates": 40},
+    "snmf": {"m": 24, "k": 4, "max_iterations": 40},
+    "nmf": {"m": 24, "k": 4, "negatives": "split", "max_iterations": 60},
+    "kmeans": {"m": 24, "k": 4},
     "ksvd": {"m": 24, "k": 4, "steps": 10, "batch_size": 256},
 }
 SEEDED = set(QUICK) - {"pca", "ica", "identity"}

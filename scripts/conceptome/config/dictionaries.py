@@ -174,6 +174,45 @@ class Archetypal(TrainedBase):
     aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
 
 
+class SnmfDictionary(DictionaryBase):
+    """Semi-NMF (Shafran et al. 2025; Ding et al. 2010): codes are non-negative, atoms have either sign."""
+
+    method: Literal["snmf"]
+    m: int = Field(64, gt=0, description="number of atoms")
+    k: int | None = Field(16, gt=0, description="largest number of active atoms per sample; null: all")
+    keep: float = Field(
+        1.0, gt=0, le=1, description="share of its entries that an atom keeps; the source keeps 0.01 of MLP neurons"
+    )
+    max_iterations: int = Field(200, gt=0, description="iterations at most")
+    tolerance: float = Field(1e-4, ge=0, description="stop when an iteration lowers the error by less than this share")
+    max_rows: int = Field(10_000, gt=0, description="seeded training rows that it is fitted on")
+    code_iterations: int = Field(100, gt=0, description="updates of the codes when rows are encoded")
+
+
+class NmfDictionary(DictionaryBase):
+    """Non-negative matrix factorisation of activations that are non-negative, or of their two signs apart."""
+
+    method: Literal["nmf"]
+    m: int = Field(64, gt=0, description="number of atoms")
+    k: int | None = Field(16, gt=0, description="largest number of active atoms per sample; null: all")
+    negatives: Literal["refuse", "split"] = Field(
+        "refuse", description="negative activations: refuse them, or factorise positive and negative parts side by side"
+    )
+    max_iterations: int = Field(400, gt=0, description="iterations at most")
+    tolerance: float = Field(1e-4, ge=0, description="scikit-learn's stopping tolerance")
+    max_rows: int = Field(10_000, gt=0, description="seeded training rows that it is fitted on")
+    code_iterations: int = Field(100, gt=0, description="updates of the codes when rows are encoded")
+
+
+class KMeansDictionary(DictionaryBase):
+    """k-means: centroids about the mean at unit length; a sample's code is its nearest one, or its k nearest."""
+
+    method: Literal["kmeans"]
+    m: int = Field(512, gt=0, description="number of centroids")
+    k: int = Field(1, gt=0, description="nearest centroids in a code, by joint least squares")
+    max_rows: int = Field(50_000, gt=0, description="seeded training rows that it is fitted on")
+
+
 Dictionary = Annotated[
     TopK | Icfl | PcaDictionary | IcaDictionary | RandomDictionary | IdentityDictionary | MpSae | Ksvd,
     Field(discriminator="method"),
@@ -192,4 +231,7 @@ OPTIONS: dict[str, type[DictionaryBase]] = {
     "mp_sae": MpSae,
     "ksvd": Ksvd,
     "archetypal": Archetypal,
+    "snmf": SnmfDictionary,
+    "nmf": NmfDictionary,
+    "kmeans": KMeansDictionary,
 }

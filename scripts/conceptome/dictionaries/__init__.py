@@ -38,6 +38,9 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "mp_sae": ("conceptome.dictionaries.mp_sae", "MpSae", "fit"),
     "ksvd": ("conceptome.dictionaries.ksvd", "Ksvd", "fit"),
     "archetypal": ("conceptome.dictionaries.archetypal", "Archetypal", "fit"),
+    "snmf": ("conceptome.dictionaries.factorisation", "Snmf", "fit_snmf"),
+    "nmf": ("conceptome.dictionaries.factorisation", "Nmf", "fit_nmf"),
+    "kmeans": ("conceptome.dictionaries.kmeans", "KMeans", "fit"),
 }
 TRAINED = (
     "topk",

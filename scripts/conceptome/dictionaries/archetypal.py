@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conceptome.dictionaries.kmeans import CANDIDATES, centroids
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.topk import TopK
 from conceptome.dictionaries.training import Adam, Progress, Scale, measure_scale, project_gradient, train
@@ -25,30 +26,13 @@ from conceptome.dictionaries.updates import backward, largest_scores
 if TYPE_CHECKING:
     from conceptome.config.dictionaries import Archetypal as Options
 
-CANDIDATES, START = 5, 6  # streams of random numbers beside those of training.py
+START = 6  # a stream of random numbers beside those of training.py
 
 
 class Archetypal(TopK):
     """An RA-SAE; parameters as TopK's, and candidates (c, d) and lengths (m,): V is lengths · atoms."""
 
     method = "archetypal"
-
-
-def centroids(X: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most `count` k-means centroids of rows (n, d), by scikit-learn's mini-batches: float32 (≤ count, d)."""
-    import warnings
-
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    count = min(count, len(np.unique(X, axis=0)))
-    state = int(np.random.default_rng([seed, CANDIDATES]).integers(2**31))
-    model = MiniBatchKMeans(count, batch_size=max(1024, 2 * count), n_init=1, max_iter=20, random_state=state)
-    with warnings.catch_warnings():
-        # Fewer clusters than asked for is no mistake here: duplicates among candidates do no harm.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X)
-    return model.cluster_centers_.astype(np.float32)
 
 
 def start(m: int, count: int, seed: int) -> np.ndarray:
