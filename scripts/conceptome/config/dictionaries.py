@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import or_
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -15,11 +17,24 @@ class DictionaryBase(Strict):
 
     m: int | None = Field(None, gt=0, description="number of atoms; null: the method's natural number")
     k: int | None = Field(None, gt=0, description="largest number of active atoms per sample (L0); null: all")
+    encoder: Literal["own", "topk", "mp", "omp", "icfl"] = Field(
+        "own",
+        description="what turns activations into codes once the atoms are learned: the method's own encoder, TopK on "
+        "the atoms, matching pursuit, orthogonal matching pursuit, or ICFL's rounds",
+    )
+    encoder_k: int | None = Field(
+        None, gt=0, description="active atoms per sample of an encoder that is not the method's own; null: k"
+    )
+    encoder_columns: int = Field(4, gt=0, description="atoms per round of the encoder icfl")
 
     @model_validator(mode="after")
     def _k_fits(self) -> DictionaryBase:
         if self.m is not None and self.k is not None and self.m < self.k:
             raise ValueError(f"m ({self.m} atoms) must be at least k ({self.k} active atoms): raise m or lower k")
+        if self.encoder_k is not None and self.encoder == "own":
+            raise ValueError("encoder_k is for an encoder that is not the method's own: set encoder too, or k instead")
+        if self.m is not None and self.encoder_k is not None and self.m < self.encoder_k:
+            raise ValueError(f"m ({self.m} atoms) must be at least encoder_k ({self.encoder_k}): raise m or lower it")
         return self
 
     @property
@@ -198,21 +213,93 @@ class Gated(TrainedBase):
     l1_coefficient: float = Field(0.15, ge=0, description="weight λ of the gate's penalty, for rows of unit length")
 
 
-Dictionary = Annotated[
-    TopK
-    | Icfl
-    | PcaDictionary
-    | IcaDictionary
-    | RandomDictionary
-    | IdentityDictionary
-    | BatchTopK
-    | Matryoshka
-    | ReluL1
-    | PAnnealing
-    | JumpRelu
-    | Gated,
-    Field(discriminator="method"),
-]
+class MpSae(TrainedBase):
+    """Sparse autoencoder with a matching-pursuit encoder, trained end to end (Costa et al. 2025)."""
+
+    method: Literal["mp_sae"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="steps of the pursuit; L0 is at most k")
+    nonnegative: bool = Field(
+        True, description="steps take the largest correlation while it is positive, not the largest magnitude"
+    )
+    steps: int = Field(400, gt=0, description="gradient steps")
+    learning_rate: float = Field(1e-2, gt=0, description="peak rate at m = reference_m")
+
+
+class Ksvd(TrainedBase):
+    """K-SVD (Aharon et al. 2006; Rubinstein et al. 2008) on mini-batches: OMP codes, atoms fitted to their rows."""
+
+    method: Literal["ksvd"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(16, gt=0, description="active atoms per sample")
+    update: Literal["sequential", "parallel"] = Field(
+        "sequential", description="fit atoms one after another, or all at once (faster where m or d is large)"
+    )
+    steps: int = Field(100, gt=0, description="batches")
+    batch_size: int = Field(1024, gt=0, description="rows per batch")
+    learning_rate: float = Field(
+        0.5, gt=0, le=1, description="share of the way that an atom goes to its fit, at the peak, whatever m"
+    )
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """The share does not depend on m."""
+        return self.learning_rate
+
+
+class Archetypal(TrainedBase):
+    """Relaxed archetypal TopK autoencoder: atoms are mixtures of centroids, within a bound (Fel et al. 2025)."""
+
+    method: Literal["archetypal"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="active atoms per sample")
+    candidates: int = Field(512, gt=0, description="k-means centroids that atoms are mixed from")
+    candidate_rows: int = Field(50_000, gt=0, description="seeded training rows that the centroids are taken from")
+    delta: float = Field(
+        0.1, ge=0, description="how far from a mixture an atom may lie, in root mean square lengths of the candidates"
+    )
+    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
+    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
+
+
+class SnmfDictionary(DictionaryBase):
+    """Semi-NMF (Shafran et al. 2025; Ding et al. 2010): codes are non-negative, atoms have either sign."""
+
+    method: Literal["snmf"]
+    m: int = Field(64, gt=0, description="number of atoms")
+    k: int | None = Field(16, gt=0, description="largest number of active atoms per sample; null: all")
+    keep: float = Field(
+        1.0, gt=0, le=1, description="share of its entries that an atom keeps; the source keeps 0.01 of MLP neurons"
+    )
+    max_iterations: int = Field(200, gt=0, description="iterations at most")
+    tolerance: float = Field(1e-4, ge=0, description="stop when an iteration lowers the error by less than this share")
+    max_rows: int = Field(10_000, gt=0, description="seeded training rows that it is fitted on")
+    code_iterations: int = Field(100, gt=0, description="updates of the codes when rows are encoded")
+
+
+class NmfDictionary(DictionaryBase):
+    """Non-negative matrix factorisation of activations that are non-negative, or of their two signs apart."""
+
+    method: Literal["nmf"]
+    m: int = Field(64, gt=0, description="number of atoms")
+    k: int | None = Field(16, gt=0, description="largest number of active atoms per sample; null: all")
+    negatives: Literal["refuse", "split"] = Field(
+        "refuse", description="negative activations: refuse them, or factorise positive and negative parts side by side"
+    )
+    max_iterations: int = Field(400, gt=0, description="iterations at most")
+    tolerance: float = Field(1e-4, ge=0, description="scikit-learn's stopping tolerance")
+    max_rows: int = Field(10_000, gt=0, description="seeded training rows that it is fitted on")
+    code_iterations: int = Field(100, gt=0, description="updates of the codes when rows are encoded")
+
+
+class KMeansDictionary(DictionaryBase):
+    """k-means: centroids about the mean at unit length; a sample's code is its nearest one, or its k nearest."""
+
+    method: Literal["kmeans"]
+    m: int = Field(512, gt=0, description="number of centroids")
+    k: int = Field(1, gt=0, description="nearest centroids in a code, by joint least squares")
+    max_rows: int = Field(50_000, gt=0, description="seeded training rows that it is fitted on")
+
 
 # Methods whose atoms do not depend on a seed: they are fitted once.
 SEEDLESS = ("pca", "identity")
@@ -230,4 +317,12 @@ OPTIONS: dict[str, type[DictionaryBase]] = {
     "p_annealing": PAnnealing,
     "jumprelu": JumpRelu,
     "gated": Gated,
+    "mp_sae": MpSae,
+    "ksvd": Ksvd,
+    "archetypal": Archetypal,
+    "snmf": SnmfDictionary,
+    "nmf": NmfDictionary,
+    "kmeans": KMeansDictionary,
 }
+
+Dictionary = Annotated[reduce(or_, OPTIONS.values()), Field(discriminator="method")]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptome.config.base import validate
-from conceptome.config.dictionaries import OPTIONS
+from conceptome.config.dictionaries import OPTIONS, DictionaryBase
 from conceptome.dictionaries.base import Dictionary, read
+from conceptome.dictionaries.encoders import check_budget
 from conceptome.errors import ConfigError, DataError
 from conceptome_kernels import available
 
@@ -40,8 +41,17 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "p_annealing": ("conceptome.dictionaries.relu", "PAnnealing", "fit_p_annealing"),
     "jumprelu": ("conceptome.dictionaries.jumprelu", "JumpRelu", "fit"),
     "gated": ("conceptome.dictionaries.gated", "Gated", "fit"),
+    "mp_sae": ("conceptome.dictionaries.mp_sae", "MpSae", "fit"),
+    "ksvd": ("conceptome.dictionaries.ksvd", "Ksvd", "fit"),
+    "archetypal": ("conceptome.dictionaries.archetypal", "Archetypal", "fit"),
+    "snmf": ("conceptome.dictionaries.factorisation", "Snmf", "fit_snmf"),
+    "nmf": ("conceptome.dictionaries.factorisation", "Nmf", "fit_nmf"),
+    "kmeans": ("conceptome.dictionaries.kmeans", "KMeans", "fit"),
 }
-TRAINED = ("topk", "icfl", "batch_topk", "matryoshka", "relu_l1", "p_annealing", "jumprelu", "gated")
+TRAINED = tuple(name for name in METHODS if issubclass(OPTIONS[name], TrainedBase))
+
+# What cannot exceed the number of dimensions.
+LIMITED = {"pca": ("m", "k"), "ica": ("m", "k"), "identity": ("m", "k"), "ksvd": ("k",)}
 
 
 def fit(
@@ -63,7 +73,7 @@ def fit(
     Parameters
     ----------
     name
-        Method: topk, icfl, pca, ica, random or identity.
+        Method: a key of `METHODS`.
     X_or_store
         (n, d) activations, or a store of them.
     m, k
@@ -79,7 +89,7 @@ def fit(
     whitening
         Applied to the rows as they are read. `encode` then takes whitened activations.
     progress
-        For topk and icfl: called with (steps done, steps).
+        For the methods in `TRAINED`: called with (steps done, steps).
     options
         The method's own keys, as in `conceptome.config.dictionaries`.
 
@@ -101,6 +111,8 @@ def fit(
     config = validate(OPTIONS[name], {"method": name, **given, **options}, f"dictionary '{name}'")
     d = whitening.card["p"] if whitening is not None else X_or_store.shape[-1]
     _check_width(config, d)
+    if config.m is not None:
+        _encoder_budget(config, config.budget or config.m, config.m, d)
     module, class_name, function = METHODS[name]
     module = importlib.import_module(module)
     extra = {"progress": progress} if name in TRAINED else {}
@@ -113,7 +125,9 @@ def fit(
     budget = config.budget or width
     if budget > width:
         raise DataError(f"dictionary '{name}': the data support {width} atoms, fewer than k ({budget}): lower k")
-    card = {"k": budget, "seed": seed, "options": config.model_dump(mode="json"), "training": training}
+    k = _encoder_budget(config, budget, width, d)
+    options = config.model_dump(mode="json")
+    card = {"k": k, "own_k": budget, "seed": seed, "options": options, "training": training}
     return getattr(module, class_name)(parameters, card)
 
 
@@ -138,7 +152,7 @@ def learn(
     rows
         (n,) bool: the training rows.
     progress
-        For topk and icfl: called with (steps done, steps) over all seeds together.
+        For the methods in `TRAINED`: called with (steps done, steps) over all seeds together.
     options
         The method's keys, m and k among them.
 
@@ -182,9 +196,7 @@ def _one_of(progress: Progress, number: int, total: int) -> Progress:
 
 def _check_width(config: Any, d: int) -> None:
     """Refuse more atoms or active atoms than dimensions, where a method cannot have them."""
-    if config.method not in ("pca", "ica", "identity"):
-        return
-    for key in ("m", "k"):
+    for key in LIMITED.get(config.method, ()):
         value = getattr(config, key)
         if value is not None and value > d:
             raise ConfigError(
@@ -192,6 +204,18 @@ def _check_width(config: Any, d: int) -> None:
             )
     if config.method == "identity" and config.m not in (None, d):
         raise ConfigError(f"dictionary 'identity' has one atom per dimension ({d}), not m = {config.m}: leave m out")
+
+
+def _encoder_budget(config: DictionaryBase, budget: int, m: int, d: int) -> int:
+    """Active atoms of the configured encoder; refuse a number that it cannot give before anything is trained."""
+    if config.encoder == "own":
+        return budget
+    k = config.encoder_k or budget
+    try:
+        check_budget(config.encoder, k, m, d, config.encoder_columns)
+    except ConfigError as error:
+        raise ConfigError(f"dictionary '{config.method}': {error}, or set encoder_k") from None
+    return k
 
 
 def load(folder: str | Path) -> Dictionary:

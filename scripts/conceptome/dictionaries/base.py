@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from conceptome.activations import describe_not_finite
 from conceptome.codes import Codes
+from conceptome.config.dictionaries import DictionaryBase
 from conceptome.errors import ConfigError, DataError
 from conceptome.files import atomic_path, read_json, write_json
 
@@ -27,7 +28,7 @@ class Dictionary(ABC):
     parameters
         Named float32 arrays; at least `atoms` (m, d) and `bias` (d,).
     card
-        method, m, d, k, options, seed, training, schema_version: everything but the arrays, JSON-able.
+        method, m, d, k, own_k, options, seed, training, schema_version: everything but the arrays, JSON-able.
     """
 
     method: ClassVar[str]
@@ -54,14 +55,24 @@ class Dictionary(ABC):
 
     @property
     def k(self) -> int:
-        """Largest number of active atoms per sample."""
+        """Largest number of active atoms per sample when `encode` is given no k: the budget of `encoder`."""
         return self.card["k"]
+
+    @property
+    def own_k(self) -> int:
+        """Largest number of active atoms that the method's own encoder gives: what it was fitted with."""
+        return self.card.get("own_k", self.k)
+
+    @property
+    def encoder(self) -> str:
+        """What `encode` uses when it is given no encoder: own, topk, mp, omp or icfl."""
+        return self.card.get("options", {}).get("encoder", "own")
 
     @abstractmethod
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
         """Codes (n, m) of one block of valid float32 rows (n, d)."""
 
-    def encode(self, X: np.ndarray, k: int | None = None) -> Codes:
+    def encode(self, X: np.ndarray, k: int | None = None, *, encoder: str | None = None) -> Codes:
         """Sparse codes of activations.
 
         Parameters
@@ -69,24 +80,40 @@ class Dictionary(ABC):
         X
             (n, d) activations, whitened as the training rows were.
         k
-            A smaller budget of active atoms than the dictionary was fitted with.
+            Budget of active atoms. The method's own encoder takes at most what it was fitted with, the others any
+            number of the atoms (omp: of the dimensions). None: `own_k` for the own encoder, else `k`.
+        encoder
+            own, topk, mp, omp or icfl (see `conceptome.dictionaries.encoders`); None: `self.encoder`.
 
         Raises
         ------
         ConfigError
-            k is not between 1 and the dictionary's k.
+            An unknown encoder, or a k that it cannot give.
         DataError
             Another number of dimensions than fitted, or NaN or infinite values.
         """
-        k = self.k if k is None else k
-        if not 1 <= k <= self.k:
+        encoder = self.encoder if encoder is None else encoder
+        if encoder != "own":
+            return self._encode_by(encoder, X, self.k if k is None else k)
+        k = self.own_k if k is None else k
+        if not 1 <= k <= self.own_k:
             raise ConfigError(
-                f"encode: k must lie between 1 and the {self.k} of this {self.method} dictionary (given: {k})"
+                f"encode: k must lie between 1 and the {self.own_k} of this {self.method} dictionary (given: {k})"
             )
         X = check_rows(X, self.card["d"])
         if not len(X):
             return Codes(sp.csr_matrix((0, self.m), dtype=np.float32))
         return Codes.concatenate([Codes(self._encode(X[at : at + ROWS], k)) for at in range(0, len(X), ROWS)])
+
+    def _encode_by(self, encoder: str, X: np.ndarray, k: int) -> Codes:
+        """Codes of an encoder that needs only atoms and bias."""
+        from conceptome.dictionaries.encoders import check_budget, encode
+
+        default = DictionaryBase.model_fields["encoder_columns"].default
+        columns = self.card.get("options", {}).get("encoder_columns", default)
+        check_budget(encoder, k, self.m, self.card["d"], columns)
+        X = check_rows(X, self.card["d"])
+        return Codes(encode(encoder, X, self.atoms, self.bias, k, columns=columns))
 
     def decode(self, codes: Codes) -> np.ndarray:
         """Reconstruct activations: float32 (n, d), touching only active atoms.

@@ -57,10 +57,10 @@ class Icfl(Dictionary):
     # The Gram matrix while a call of `encode` runs.
     _gram: np.ndarray | None = None
 
-    def encode(self, X: np.ndarray, k: int | None = None) -> Codes:
+    def encode(self, X: np.ndarray, k: int | None = None, *, encoder: str | None = None) -> Codes:
         """Sparse codes of activations; see `Dictionary.encode`."""
         try:
-            return super().encode(X, k)
+            return super().encode(X, k, encoder=encoder)
         finally:
             self._gram = None
 

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
+from conceptome.dictionaries.encoders import Projection
 from conceptome.dictionaries.rows import Rows, sample
-from conceptome.dictionaries.selection import largest
-from conceptome.dictionaries.sparse import Packed, compact
 from conceptome.dictionaries.training import SAMPLE, SAMPLE_ROWS, random_atoms
 
 if TYPE_CHECKING:
@@ -25,17 +23,11 @@ class Random(Dictionary):
     method = "random"
 
     @cached_property
-    def _packed(self) -> Packed:
-        return Packed(self.atoms, np.zeros(self.m, dtype=np.float32), self.bias)
+    def _projection(self) -> Projection:
+        return Projection(self.atoms, self.bias)
 
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
-        if conceptome_kernels.available():
-            columns, picked = self._packed.encode(X, k)
-        else:
-            values = (X - self.bias) @ self.atoms.T
-            columns = largest(values, k)
-            picked = np.maximum(np.take_along_axis(values, columns, axis=1), 0)
-        return compact(columns, picked * self.parameters["gain"], self.m)
+        return self._projection.encode(X, k) * self.parameters["gain"][0]
 
 
 def fit(rows: Rows, options: RandomDictionary, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -1,0 +1,94 @@
+"""Pieces of a training step that several methods share, in numpy and scipy: they touch only the active codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+import conceptome_kernels
+from conceptome.dictionaries.selection import largest
+from conceptome.dictionaries.sparse import compact
+from conceptome_kernels.topk import encode_topk
+
+GATHERED = 2**22  # float32 values that a gather of atoms may hold: 16 MiB
+
+
+def worst_explained(residual: np.ndarray, count: int) -> np.ndarray:
+    """Unit directions of the `count` longest residuals, or of as many as there are: float32 (≤ count, d).
+
+    Aharon et al. (2006) give them to atoms that nothing uses: what is explained worst needs an atom most.
+
+    Parameters
+    ----------
+    residual
+        (B, d): what a batch's codes leave.
+    """
+    lengths = np.linalg.norm(residual, axis=1)
+    order = np.argsort(-lengths, kind="stable")[:count]
+    order = order[lengths[order] > 0]
+    return residual[order] / lengths[order, None]
+
+
+def orient(atoms: np.ndarray, codes: sp.csr_matrix) -> None:
+    """Turn atoms round, in place, whose codes (n, m) sum to less than 0: with signed codes an atom's sign is free."""
+    atoms[np.asarray(codes.sum(axis=0)).ravel() < 0] *= -1
+
+
+def largest_scores(
+    x: np.ndarray, encoder: np.ndarray, encoder_bias: np.ndarray, bias: np.ndarray, k: int
+) -> sp.csr_matrix:
+    """ReLU(TopK_k((x − b)·Wᵀ + c)) of an encoder that changes from call to call: CSR (B, m).
+
+    Parameters
+    ----------
+    x, encoder, encoder_bias, bias
+        float32 (B, d), (m, d), (m,), (d,); finite.
+    """
+    if conceptome_kernels.available():
+        return compact(*encode_topk(x, encoder, encoder_bias, bias, k), len(encoder))
+    scores = (x - bias) @ encoder.T + encoder_bias
+    columns = largest(scores, k)
+    return compact(columns, np.maximum(np.take_along_axis(scores, columns, axis=1), 0), len(encoder))
+
+
+def code_gradient(codes: sp.csr_matrix, error: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """⟨e_i, D_j⟩ at the active places (i, j) of the codes only: float32 (nnz,).
+
+    Parameters
+    ----------
+    codes, error, atoms
+        (B, m); gradient of the loss in z·D, (B, d); (m, d).
+    """
+    rows = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))
+    values = np.empty(codes.nnz, dtype=np.float32)
+    size = max(1, GATHERED // atoms.shape[1])
+    for at in range(0, codes.nnz, size):
+        part = slice(at, at + size)
+        np.einsum("pd,pd->p", error[rows[part]], atoms[codes.indices[part]], out=values[part])
+    return values
+
+
+def backward(
+    codes: sp.csr_matrix, error: np.ndarray, inputs: np.ndarray, atoms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of a loss through x̂ = z·D + b and scores inputs·Wᵀ + c that became codes where they are active.
+
+    Parameters
+    ----------
+    codes
+        (B, m) CSR.
+    error
+        float32 (B, d): gradient of the loss in x̂.
+    inputs
+        What the encoder was applied to, float32 (B, d).
+    atoms
+        float32 (m, d).
+
+    Returns
+    -------
+    in_atoms, in_encoder, in_encoder_bias
+        float32 (m, d), (m, d), (m,).
+    """
+    in_scores = sp.csr_matrix((code_gradient(codes, error, atoms), codes.indices, codes.indptr), shape=codes.shape)
+    sums = np.bincount(codes.indices, weights=in_scores.data, minlength=codes.shape[1]).astype(np.float32)
+    return codes.T.tocsr() @ error, in_scores.T.tocsr() @ inputs, sums
