@@ -50,6 +50,7 @@ def fit(
     rows: np.ndarray | None = None,
     whitening: Whitening | None = None,
     progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> Dictionary:
     """Fit a dictionary.
@@ -73,7 +74,11 @@ def fit(
     whitening
         Applied to the rows as they are read. `encode` then takes whitened activations.
     progress
-        For topk and icfl: called with (steps done, steps).
+        For trained methods: called with (steps done, steps).
+    checkpoint
+        For trained methods: a folder where `seed{seed}.safetensors` holds the state of the training, written every
+        `checkpoint_every` steps. Where one is found, of the same options, seed and data, training goes on from it, and
+        the result is the same bytes as without the interruption. It stays there: remove it once the dictionary is saved.
     options
         The method's own keys, as in `conceptome.config.dictionaries`.
 
@@ -88,6 +93,7 @@ def fit(
         raise ConfigError(f"dictionary method '{name}' is not known; choose one of {', '.join(METHODS)}")
     if device != "cpu":
         raise ConfigError(f"device '{device}' is not supported by dictionary method '{name}'; use device='cpu'")
+    from conceptome.dictionaries.checkpoint import Checkpoint
     from conceptome.dictionaries.rows import training_rows
     from conceptome.dictionaries.training import thread_limit
 
@@ -97,7 +103,10 @@ def fit(
     _check_width(config, d)
     module, class_name, function = METHODS[name]
     module = importlib.import_module(module)
-    extra = {"progress": progress} if name in TRAINED else {}
+    extra = {}
+    if name in TRAINED:
+        kept = Checkpoint(Path(checkpoint) / f"seed{seed}.safetensors") if checkpoint else None
+        extra = {"progress": progress, "checkpoint": kept}
     with thread_limit(threads, with_torch=needs_torch(name)):
         selected = training_rows(X_or_store, rows, whitening)
         parameters, training = getattr(module, function)(selected, config, seed, **extra)

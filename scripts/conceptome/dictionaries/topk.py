@@ -19,6 +19,7 @@ import scipy.sparse as sp
 
 import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
+from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.sparse import Batch, Packed, compact
 from conceptome.dictionaries.training import (
@@ -136,7 +137,7 @@ def loss_and_gradients(
         in_encoder_bias[columns] += aux[2]
         in_bias = in_bias + aux[3]
     gradients = {"atoms": in_atoms, "encoder": in_encoder, "encoder_bias": in_encoder_bias, "bias": in_bias}
-    return Loss(squared / (size * variance), gradients, codes.fired)
+    return Loss(squared / (size * variance), gradients, codes.counts)
 
 
 class TorchTrainer:
@@ -148,6 +149,13 @@ class TorchTrainer:
         self.variance = float(d)
         self.parameters = parameters
         self.optimiser = Adam(parameters, epsilon=6.25e-10)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """As `training.Trainer` says: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """As `training.Trainer` says."""
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
@@ -178,6 +186,10 @@ class KernelTrainer(TorchTrainer):
         super().__init__(parameters, options)
         self.packed = pack(parameters["encoder"])
 
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """As `training.Trainer` says."""
+        pack(self.parameters["encoder"], out=self.packed)
+
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
         options = self.options
@@ -205,7 +217,7 @@ class KernelTrainer(TorchTrainer):
         )
         in_bias = update(main, aux, x - bias, *learned, self.packed, rates) + main.scale * column_sums(residual)
         self.optimiser.move("bias", in_bias.astype(np.float32), step, root)
-        return squared / size, np.diff(main.codes.offsets) > 0
+        return squared / size, np.diff(main.codes.offsets)
 
     def _part(
         self, X: np.ndarray, indices: np.ndarray, values: np.ndarray, bias: np.ndarray, scale: float
@@ -217,7 +229,11 @@ class KernelTrainer(TorchTrainer):
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows,
+    options: Options,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
@@ -231,7 +247,9 @@ def fit(
         },
         options,
     )
-    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
+    training = train(
+        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
+    )
     parameters = dict(trainer.parameters)
     # Codes are as long as the activations: undo the scaling in the two biases, the only parameters that carry it.
     for name in ("bias", "encoder_bias"):
