@@ -1,6 +1,6 @@
 """Fit one dictionary with every seed and encode every sample.
 
-input: activations (folder), whitening (a file in its folder); params: dictionary, seeds;
+input: activations (folder), whitening (a file in its folder); params: dictionary, seeds, checkpoints (a folder);
 output: dictionaries, cards, codes (one file each per seed, in the order of the seeds).
 """
 
@@ -24,6 +24,7 @@ with job(snakemake) as context:
         seeds=snakemake.params.seeds,
         threads=context.threads,
         progress=Reporter("training, step"),
+        checkpoint=snakemake.params.checkpoints,
         **options,
     )
     outputs = zip(snakemake.output.cards, snakemake.output.codes, strict=True)

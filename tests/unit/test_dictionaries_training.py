@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ from planted import mixture
 
 from conceptome.activations import write_store
 from conceptome.config.models import Whitening as WhiteningConfig
-from conceptome.dictionaries import fit
+from conceptome.dictionaries import fit, fit_many, learn
 from conceptome.dictionaries.batches import Batches, Order
 from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.rows import ArrayRows, StoreRows, chunk_rows, sample, training_rows
+from conceptome.errors import ConfigError, DataError
 from conceptome.whitening import fit as fit_whitening
 
 # 1.5 MiB of rows: more than a buffer of 1 MiB holds.
@@ -188,6 +190,94 @@ def test_the_order_goes_on_from_any_batch(steps):
 @pytest.fixture(scope="module")
 def whitening(store):
     return fit_whitening(store, np.ones(len(X), dtype=bool), WhiteningConfig(method="pca", n_components=60))
+
+
+@pytest.mark.parametrize("buffer", [{}, SMALL_BUFFER], ids=["whole", "streamed"])
+def test_all_seeds_are_the_same_bytes_from_memory_and_in_one_pass_over_the_store(store, whitening, buffer, tmp_path):
+    rows, options = np.arange(len(X)) % 7 > 0, METHODS["topk"] | OFTEN | buffer
+    told = []
+    for name, limit in (("kept", 2**30), ("read", 10)):
+        fits = learn(
+            "topk", store, whitening, rows=rows, seeds=[4, 2], threads=1, memory_limit=limit,
+            progress=lambda done, steps: told.append((done, steps)), checkpoint=tmp_path / "state", **options,
+        )  # fmt: skip
+        for dictionary, codes in fits:
+            dictionary.save(tmp_path / name / str(dictionary.card["seed"]))
+            codes.save(tmp_path / name / str(dictionary.card["seed"]) / "codes.parquet", store.obs)
+        assert not (tmp_path / "state").exists()
+    for seed in ("4", "2"):
+        for file in ("dictionary.safetensors", "card.json", "codes.parquet"):
+            assert (tmp_path / "kept" / seed / file).read_bytes() == (tmp_path / "read" / seed / file).read_bytes()
+    assert (tmp_path / "read" / "4" / "card.json").read_bytes() != (tmp_path / "read" / "2" / "card.json").read_bytes()
+    assert max(told) == (120, 120)
+
+
+SEVERAL = [
+    ("topk", METHODS["topk"] | SMALL_BUFFER, 1),
+    ("topk", METHODS["topk"] | SMALL_BUFFER | {"k": 2, "m": 32, "steps": 30}, 1),
+    ("pca", {}, 0),
+    ("icfl", METHODS["icfl"] | SMALL_BUFFER | {"steps": 90}, 5),
+    ("topk", METHODS["topk"] | SMALL_BUFFER | {"batch_size": 200}, 1),
+]
+
+
+def counted_reads(monkeypatch):
+    reads = []
+    monkeypatch.setattr(
+        StoreRows, "take", lambda rows, index, plain=StoreRows.take: (reads.append(len(index)), plain(rows, index))[1]
+    )
+    return reads
+
+
+def test_several_dictionaries_share_a_pass_and_each_is_as_if_alone(store, whitening, monkeypatch):
+    together = fit_many(SEVERAL, store, whitening=whitening, threads=1, memory_limit=10)
+    monkeypatch.setattr("conceptome.dictionaries.rows.MEMORY_LIMIT", 10)
+    for dictionary, (name, options, seed) in zip(together, SEVERAL, strict=True):
+        alone = fit(name, store, whitening=whitening, seed=seed, threads=1, **options)
+        assert dictionary.card == alone.card
+        for key, value in alone.parameters.items():
+            np.testing.assert_array_equal(dictionary.parameters[key], value)
+
+
+def test_the_pass_is_read_once(store, whitening, monkeypatch):
+    reads = counted_reads(monkeypatch)
+    one, *_ = SEVERAL
+    fit_many([one], store, whitening=whitening, threads=1, memory_limit=10)
+    alone = len([size for size in reads if size > 1000])
+    reads.clear()
+    fit_many([(one[0], one[1], seed) for seed in range(4)], store, whitening=whitening, threads=1, memory_limit=10)
+    # Each seed looks at a sample of its own first.
+    assert len([size for size in reads if size > 1000]) == alone + 3
+
+
+def test_a_shared_pass_goes_on_from_different_steps(store, tmp_path):
+    fits = [SEVERAL[0], SEVERAL[1], SEVERAL[3]]
+    often = [(name, options | OFTEN, seed) for name, options, seed in fits]
+    expected = fit_many(often, store, threads=1, memory_limit=10)
+    stopped = []
+
+    def stop(done, steps):
+        stopped.append(done)
+        if done > 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(often, store, threads=1, memory_limit=10, checkpoint=tmp_path, progress=stop)
+    # One of them starts over, one is at its end, and one in the middle.
+    (tmp_path / "0" / "seed1.safetensors").unlink()
+    again = fit_many(often, store, threads=1, memory_limit=10, checkpoint=tmp_path)
+    for ours, theirs in zip(again, expected, strict=True):
+        assert ours.card == theirs.card
+        np.testing.assert_array_equal(ours.atoms, theirs.atoms)
+
+
+def test_one_that_fails_ends_all_with_its_own_line(store):
+    wild = ("topk", METHODS["topk"] | SMALL_BUFFER | {"learning_rate": 1e30}, 1)
+    with pytest.raises(DataError, match="diverged at step"):
+        fit_many([SEVERAL[0], wild, SEVERAL[3]], store, threads=1, memory_limit=10)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+    with pytest.raises(ConfigError, match="'topp' is not known"):
+        fit_many([SEVERAL[0], ("topp", {}, 1)], store)
 
 
 @pytest.mark.parametrize("buffer_mb", [1, 8])

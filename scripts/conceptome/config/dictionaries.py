@@ -50,7 +50,7 @@ class TrainedBase(DictionaryBase):
     order_seed: int = Field(
         0,
         ge=0,
-        description="of the order of rows beyond buffer_mb; where they fit, a dictionary's own seed orders them",
+        description="of the order of rows beyond buffer_mb; rows that fit follow the dictionary's own seed",
     )
     checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints, where there is a place for them")
     checkpoint_seconds: float = Field(20, ge=0, description="shortest time from one checkpoint to the next")

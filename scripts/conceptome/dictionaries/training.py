@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from conceptome.config.dictionaries import TrainedBase
-from conceptome.dictionaries.batches import Batches, Order
+from conceptome.dictionaries.batches import Batches, Order, batches_of
 from conceptome.dictionaries.checkpoint import Checkpoint, digest_of
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.errors import DataError
@@ -22,7 +22,7 @@ from conceptome_kernels import share_openmp
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50
-# Streams of one seed that must not share random numbers (2 is the order's); not 0, since numpy seeds [s, 0] and s alike.
+# Streams of one seed that must not share random numbers (2: the order); not 0, since numpy seeds [s, 0] and s alike.
 ATOMS, SAMPLE = 1, 3
 SAMPLE_ROWS = 8192
 
@@ -263,7 +263,7 @@ def train(
     saving = _Saving(checkpoint, trainer, loop, rows, options, seed, deviation) if checkpoint else None
     if saving:
         position = saving.resume()
-    batches = Batches(rows, order, position) if loop.done < steps else None
+    batches = batches_of(rows, order, loop.done, position) if loop.done < steps else None
     try:
         while loop.done < steps:
             x = next(batches) / np.float32(deviation)
