@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -303,3 +305,37 @@ def test_a_sample_of_very_many_rows_is_a_sample_of_chunks(monkeypatch):
     assert len(np.unique(chunked)) == 2000
     assert (np.diff(chunked) > 0).all()
     assert 4 <= len(np.unique(chunked // 512)) <= 5
+
+
+STREAM = """
+import json, sys
+from conceptome.activations import Store
+from conceptome.dictionaries import fit
+
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("RssAnon"))
+
+peak = []
+store = Store(sys.argv[1])
+fit("topk", store, m=512, k=8, steps=int(sys.argv[2]), batch_size=4096, threads=1,
+    progress=lambda done, steps: peak.append(anonymous()))
+print(json.dumps(max(peak)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc/self/status to read memory from")
+def test_four_gigabytes_are_trained_on_in_one(tmp_path):
+    n, d = 2**22, 256
+    if shutil.disk_usage(tmp_path).free < 1.5 * n * d * 4:
+        pytest.skip("less than 6 GB of disk are free for a store of 4 GB")
+    rng = np.random.default_rng(0)
+    block = rng.standard_normal((2**16, d), dtype=np.float32)
+    obs = pd.DataFrame({"split": "train"}, index=pd.Index(np.arange(n).astype(str), name="sample_id"))
+    write_store(tmp_path, (block + np.float32(i) for i in range(n // len(block))), obs, {}, rows_per_shard=2**18)
+    # The buffer is filled six times, and so as much is read as memory is allowed.
+    command = [sys.executable, "-c", STREAM, str(tmp_path), str(400)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert 256 < json.loads(done.stdout) < 1024

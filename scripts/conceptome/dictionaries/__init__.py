@@ -258,12 +258,14 @@ class _Fit:
 def _fit_all(fits: Sequence[_Fit], rows: ArrayRows | StoreRows, threads: int | None) -> list[Dictionary]:
     """Fit all of them, in one pass those that see the rows of a store in the same order."""
     from conceptome.dictionaries.batches import Order, in_turns
+    from conceptome.dictionaries.distributed import current
     from conceptome.dictionaries.rows import StoreRows
 
     # The position stands for what is fitted alone.
     groups: dict[Any, list[int]] = {}
     for position, one in enumerate(fits):
-        shares = isinstance(rows, StoreRows) and one.name in TRAINED
+        # Processes must not take the trainings of a pass in different turns.
+        shares = isinstance(rows, StoreRows) and one.name in TRAINED and current().size == 1
         groups.setdefault(Order.of(rows, one.config, one.seed) if shares else position, []).append(position)
     fitted = {}
     for order, members in groups.items():

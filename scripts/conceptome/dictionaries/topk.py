@@ -20,6 +20,7 @@ import scipy.sparse as sp
 import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.checkpoint import Checkpoint
+from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.sparse import Batch, Packed, compact
 from conceptome.dictionaries.training import (
@@ -31,7 +32,7 @@ from conceptome.dictionaries.training import (
     random_atoms,
     train,
 )
-from conceptome_kernels.sparse import by_atom, column_sums, decode_residual
+from conceptome_kernels.sparse import by_atom, column_sums, decode_residual, sparse_backward
 from conceptome_kernels.topk import encode_topk, pack
 from conceptome_kernels.training import Moved, Part, Rates, update
 
@@ -101,6 +102,7 @@ def loss_and_gradients(
     dead: np.ndarray | None = None,
     k_aux: int = 1,
     aux_coefficient: float = 0.0,
+    group: Alone | None = None,
 ) -> Loss:
     """Loss of one batch and its gradient in every parameter.
 
@@ -114,6 +116,8 @@ def loss_and_gradients(
         Mean ‖x − mean‖² of the training rows.
     dead
         (m,) bool: atoms that AuxK revives, or None.
+    group
+        Processes with other rows of the same batch: AuxK is normalised by the residual of all of them.
     """
     import torch
 
@@ -126,11 +130,12 @@ def loss_and_gradients(
     error = residual * (-2 / (size * variance))
     in_atoms, in_encoder, in_encoder_bias, in_bias = _backward(codes, error, x, atoms, encoder, bias)
     in_bias = in_bias + error.sum(dim=0)
-    if aux_coefficient > 0 and dead is not None and dead.any() and squared > 0:
+    shared = squared if group is None else float(group.mean(np.float64(squared)))
+    if aux_coefficient > 0 and dead is not None and dead.any() and shared > 0:
         columns = torch.from_numpy(np.flatnonzero(dead))
         revived = Batch.of_positive(dense[:, columns].contiguous(), k_aux)
         # The residual is the target and carries no gradient of its own.
-        aux_error = (revived.decode(atoms[columns]) - residual) * (2 * aux_coefficient / squared)
+        aux_error = (revived.decode(atoms[columns]) - residual) * (2 * aux_coefficient / shared)
         aux = _backward(revived, aux_error, x, atoms[columns], encoder[columns], bias)
         in_atoms[columns] += aux[0]
         in_encoder[columns] += aux[1]
@@ -171,6 +176,7 @@ class TorchTrainer:
                 dead=dead,
                 k_aux=options.k_aux,
                 aux_coefficient=options.aux_coefficient,
+                group=self.optimiser.group,
             )
         gradients = {name: value.numpy() for name, value in loss.gradients.items()}
         project_gradient(atoms, gradients["atoms"])
@@ -228,6 +234,50 @@ class KernelTrainer(TorchTrainer):
         return Part(by_atom(indices, values, gradient, self.m), error, scale), squares
 
 
+class ExplicitTrainer(KernelTrainer):
+    """The step on compiled kernels with gradients that are formed: they can be cut, and averaged over processes."""
+
+    def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        """As `training.Trainer` says."""
+        options, group = self.options, self.optimiser.group
+        atoms, encoder, encoder_bias, bias = (
+            self.parameters[name] for name in ("atoms", "encoder", "encoder_bias", "bias")
+        )
+        if not (np.isfinite(encoder_bias).all() and np.isfinite(bias).all()):
+            raise FloatingPointError("the biases are not finite")
+        indices, values = encode_topk(x, encoder, encoder_bias, bias, options.k, packed=self.packed)
+        residual, squares = decode_residual(x, indices, values, atoms, bias)
+        size, squared, inputs = len(x) * self.variance, float(squares.sum()), x - bias
+        error = residual * np.float32(-2 / size)
+        in_atoms, in_encoder, in_encoder_bias, _ = sparse_backward(error, indices, values, atoms, inputs)
+        shared = float(group.mean(np.float64(squared)))
+        if options.aux_coefficient > 0 and dead.any() and shared > 0:
+            columns = np.flatnonzero(dead)
+            revived = encode_topk(x, encoder[columns], encoder_bias[columns], bias, min(options.k_aux, len(columns)))
+            missed, _ = decode_residual(residual, *revived, atoms[columns], np.zeros_like(bias))
+            # The residual is the target and carries no gradient of its own.
+            missed *= np.float32(-2 * options.aux_coefficient / shared)
+            aux = sparse_backward(missed, *revived, atoms[columns], inputs)
+            for whole, part in zip((in_atoms, in_encoder, in_encoder_bias), aux):
+                whole[columns] += part
+        # Not a BLAS product, whose last digits depend on the number of threads.
+        in_bias = column_sums(error) - np.einsum("m,md->d", in_encoder_bias, encoder)
+        project_gradient(atoms, in_atoms)
+        self.optimiser.step(
+            {"atoms": in_atoms, "encoder": in_encoder, "encoder_bias": in_encoder_bias, "bias": in_bias}
+        )
+        normalise(atoms)
+        pack(encoder, out=self.packed)
+        return squared / size, np.bincount(indices[values != 0], minlength=self.m)
+
+
+def trainer_class(options: Options) -> type[TorchTrainer]:
+    """What takes the steps: compiled kernels where there are any, in one pass where nobody needs the gradients."""
+    if not conceptome_kernels.available():
+        return TorchTrainer
+    return ExplicitTrainer if options.gradient_clip is not None or current().size > 1 else KernelTrainer
+
+
 def fit(
     rows: Rows,
     options: Options,
@@ -238,7 +288,7 @@ def fit(
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
     atoms = random_atoms(options.m, rows.shape[1], seed)
-    trainer = (KernelTrainer if conceptome_kernels.available() else TorchTrainer)(
+    trainer = trainer_class(options)(
         {
             "atoms": atoms,
             "encoder": atoms.copy(),

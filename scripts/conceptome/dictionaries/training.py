@@ -15,8 +15,10 @@ import numpy as np
 from conceptome.config.dictionaries import TrainedBase
 from conceptome.dictionaries.batches import Batches, Order, batches_of
 from conceptome.dictionaries.checkpoint import Checkpoint, digest_of
+from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, sample
-from conceptome.errors import DataError
+from conceptome.errors import ConfigError, DataError
+from conceptome.progress import Pace
 from conceptome_kernels import share_openmp
 
 log = logging.getLogger(__name__)
@@ -114,6 +116,10 @@ class Adam:
     ----------
     learning_rate
         Set before each step.
+    clip
+        Longest gradient of a step, over all parameters together; None: any length.
+    group
+        Processes that average their gradients.
     moments
         Name → (first, second) moment, each of the parameter's shape and dtype.
     """
@@ -121,11 +127,26 @@ class Adam:
     def __init__(self, parameters: dict[str, np.ndarray], epsilon: float = 1e-8, betas: tuple = (0.9, 0.999)):
         self.parameters, self.epsilon, self.betas = parameters, epsilon, betas
         self.learning_rate = 0.0
+        self.clip: float | None = None
+        self.group = Alone()
         self.steps = 0
         self.moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in parameters.items()}
 
     def advance(self) -> tuple[float, float]:
-        """Begin a step: give the size and the root of `move`, both corrected for the moments' start at 0."""
+        """Begin a step that never forms its gradients: give the size and the root of `move`.
+
+        Raises
+        ------
+        ConfigError
+            Gradients are to be cut or averaged.
+        """
+        if self.clip is not None or self.group.size > 1:
+            asked = "several processes" if self.clip is None else "gradient_clip"
+            raise ConfigError(f"this method's compiled step forms no gradients, which {asked} would need: leave it out")
+        return self._begin()
+
+    def _begin(self) -> tuple[float, float]:
+        """Size and root, both corrected for the moments' start at 0."""
         self.steps += 1
         beta1, beta2 = self.betas
         return self.learning_rate / (1.0 - beta1**self.steps), math.sqrt(1.0 - beta2**self.steps)
@@ -143,8 +164,15 @@ class Adam:
         value -= size * first / denominator
 
     def step(self, gradients: dict[str, np.ndarray]) -> None:
-        """Move every parameter by its gradient."""
-        size, root = self.advance()
+        """Move every parameter by its gradient, averaged over the group and cut to length."""
+        gradients = {name: self.group.mean(gradient) for name, gradient in gradients.items()}
+        if self.clip is not None:
+            # Not a BLAS product, whose last digits depend on the number of threads.
+            squares = [np.einsum("i,i->", flat, flat, dtype=np.float64) for flat in map(np.ravel, gradients.values())]
+            length = math.sqrt(sum(squares))
+            if length > self.clip:
+                gradients = {name: gradient * (self.clip / length) for name, gradient in gradients.items()}
+        size, root = self._begin()
         for name in self.parameters:
             self.move(name, gradients[name], size, root)
 
@@ -233,7 +261,7 @@ def train(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
-    """Run the loop.
+    """Run the loop; in several processes at once where `distributed` says so.
 
     Parameters
     ----------
@@ -258,20 +286,27 @@ def train(
     """
     steps, dead_after = options.steps, options.dead_after
     optimiser, order = trainer.optimiser, Order.of(rows, options, seed)
-    optimiser.clip = options.gradient_clip
+    optimiser.clip, optimiser.group = options.gradient_clip, current()
+    group = optimiser.group
     loop, position = Loop(np.zeros(trainer.m, dtype=np.int64)), None
     saving = _Saving(checkpoint, trainer, loop, rows, options, seed, deviation) if checkpoint else None
     if saving:
         position = saving.resume()
     batches = batches_of(rows, order, loop.done, position) if loop.done < steps else None
+    pace = Pace("rows", min(options.batch_size, rows.shape[0]))
+    pace(loop.done, steps)
     try:
         while loop.done < steps:
-            x = next(batches) / np.float32(deviation)
+            batch = next(batches)
+            x = group.part(batch) / np.float32(deviation)
             optimiser.learning_rate = options.scaled_learning_rate * rate(
                 loop.done, steps, options.warm_up, options.warm_down
             )
             try:
                 fvu, fired = trainer.step(x, loop.silent >= dead_after, loop.done)
+                if group.size > 1:
+                    fvu, *counts = group.mean(np.array([fvu, *fired], dtype=np.float64))
+                    fired = np.array(counts) * group.size if fired.dtype != bool else np.array(counts) > 0
             except FloatingPointError:
                 fvu = math.nan
             if not math.isfinite(fvu):
@@ -279,13 +314,13 @@ def train(
                     f"training diverged at step {loop.done + 1}: "
                     f"lower learning_rate (now {options.scaled_learning_rate:g})"
                 )
-            loop.count(fvu, fired, len(x))
+            loop.count(float(fvu), fired, len(batch))
             if loop.done % LOG_EVERY == 0 or loop.done == steps:
                 loop.note(int((loop.silent >= dead_after).sum()), optimiser.learning_rate)
-                _say(loop.curve, steps, trainer.m)
+                _say(loop.curve, steps, trainer.m, pace(loop.done, steps))
                 if progress:
                     progress(loop.done, steps)
-            if saving:
+            if saving and group.rank == 0:
                 saving.step(batches)
     finally:
         if batches:
@@ -304,9 +339,10 @@ def train(
     }
 
 
-def _say(curve: dict[str, list], steps: int, m: int) -> None:
+def _say(curve: dict[str, list], steps: int, m: int, pace: str) -> None:
     step, fvu, dead = (curve[name][-1] for name in ("step", "fvu", "dead"))
-    log.info("step %d of %d: fvu %.4f, dead atoms %d of %d", step, steps, fvu, dead, m)
+    pace = pace and f"; {pace}"
+    log.info("step %d of %d: fvu %.4f, dead atoms %d of %d%s", step, steps, fvu, dead, m, pace)
 
 
 class _Saving:
