@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from planted import mixture
 
@@ -13,7 +16,7 @@ import conceptome_kernels
 from conceptome.activations import write_store
 from conceptome.config.dictionaries import OPTIONS
 from conceptome.dictionaries import fit, load
-from conceptome.dictionaries.distributed import Alone, main
+from conceptome.dictionaries.distributed import Alone, Group, main
 from conceptome.dictionaries.topk import ExplicitTrainer, KernelTrainer, TorchTrainer, trainer_class
 from conceptome.dictionaries.training import Adam, random_atoms
 from conceptome.errors import ConfigError
@@ -114,7 +117,8 @@ def in_two_processes(method, store, output, options, *more):
     return subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
-            "--nproc-per-node", "2", "-m", "conceptome.dictionaries.distributed", method, str(store.folder),
+            "--nproc-per-node", "2", "--max-restarts", "1", "-m", "conceptome.dictionaries.distributed",
+            method, str(store.folder),
             str(output), *(part for key, value in options.items() for part in ("--option", f"{key}={value}")), *more,
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
@@ -122,7 +126,7 @@ def in_two_processes(method, store, output, options, *more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["topk", "icfl"])
+@pytest.mark.parametrize("method", ["topk", pytest.param("icfl", marks=pytest.mark.slow)])
 def test_two_processes_give_the_curve_of_one(store, tmp_path, method):
     options = OPTION if method == "topk" else {"m": 64, "rounds": 2, "columns": 2, "steps": 120, "batch_size": 200}
     done = in_two_processes(method, store, tmp_path / "two", options)
@@ -139,7 +143,41 @@ def test_two_processes_give_the_curve_of_one(store, tmp_path, method):
         assert max(theirs["dead"]) > 0
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(store, tmp_path):
-    done = in_two_processes("topk", store, tmp_path, OPTION | {"batch_size": 201})
-    assert done.returncode != 0
-    assert "batches of 201 rows cannot be shared by 2 processes: mend batch_size" in done.stderr
+def test_a_batch_that_cannot_be_shared_is_refused():
+    group = object.__new__(Group)
+    group.rank, group.size = 1, 2
+    np.testing.assert_array_equal(group.part(np.arange(6)), [3, 4, 5])
+    with pytest.raises(ConfigError, match="batches of 5 rows cannot be shared by 2 processes: mend batch_size"):
+        group.part(np.arange(5))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_started_again_and_the_bytes_are_the_same(store, tmp_path):
+    options = OPTION | {"steps": 400, "checkpoint_every": 20, "checkpoint_seconds": 0}
+    assert in_two_processes("topk", store, tmp_path / "whole", options).returncode == 0
+    state = tmp_path / "state" / "seed0.safetensors"
+    killed = []
+
+    def kill_one():
+        while not state.exists():
+            time.sleep(0.01)
+        workers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if {"conceptome.dictionaries.distributed"}
+            == set(process.cmdline())
+            & {
+                "conceptome.dictionaries.distributed",
+                "torch.distributed.run",
+            }
+        ]
+        workers[0].kill()
+        killed.append(workers[0].pid)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    done = in_two_processes("topk", store, tmp_path / "again", options, "--checkpoint", str(tmp_path / "state"))
+    assert killed
+    assert done.returncode == 0, done.stderr
+    for file in ("dictionary.safetensors", "card.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
