@@ -27,6 +27,8 @@ rule learn:
     params:
         dictionary=lambda w: PLAN.study(w.dataset).dictionaries[w.dictionary].model_dump(mode="json"),
         seeds=lambda w: PLAN.seeds(w.dataset, w.dictionary),
+        # Not an output: what a killed job leaves there, the next one goes on from; it is gone when the job ends well.
+        checkpoints=f"{R}/checkpoints/{KEY}",
         code=lambda w: code("learn.py", without=PLAN.other_methods(w.dataset, w.dictionary)),
     script:
         "../scripts/learn.py"

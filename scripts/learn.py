@@ -1,6 +1,6 @@
 """Fit one dictionary with every seed and encode every sample.
 
-input: activations (folder), whitening (a file in its folder); params: dictionary, seeds;
+input: activations (folder), whitening (a file in its folder); params: dictionary, seeds, checkpoints (a folder);
 output: dictionaries, cards, codes (one file each per seed, in the order of the seeds).
 """
 
@@ -11,7 +11,7 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     from conceptome.activations import Store
     from conceptome.dictionaries import learn
-    from conceptome.progress import Reporter
+    from conceptome.progress import Pace, Reporter
     from conceptome.whitening import load
 
     store = Store(snakemake.input.activations)
@@ -23,7 +23,8 @@ with job(snakemake) as context:
         rows=(store.obs["split"] == "train").to_numpy(),
         seeds=snakemake.params.seeds,
         threads=context.threads,
-        progress=Reporter("training, step"),
+        progress=Reporter("training, step", pace=Pace("rows", options.get("batch_size", 1))),
+        checkpoint=snakemake.params.checkpoints,
         **options,
     )
     outputs = zip(snakemake.output.cards, snakemake.output.codes, strict=True)

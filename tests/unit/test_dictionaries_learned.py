@@ -12,7 +12,7 @@ from conceptome.dictionaries import fit
 from conceptome.dictionaries.icfl import near_duplicates, plan, pursue
 from conceptome.dictionaries.rows import geometric_median
 from conceptome.dictionaries.topk import loss_and_gradients
-from conceptome.dictionaries.training import batch_order, rate
+from conceptome.dictionaries.training import rate
 from conceptome.errors import DataError
 
 X, TRUTH = mixture()
@@ -168,20 +168,12 @@ def test_geometric_median_ignores_a_far_minority():
     np.testing.assert_allclose(geometric_median(np.full((4, 2), 7.0)), 7)
 
 
-def test_every_row_is_seen_once_per_epoch():
-    order = batch_order(10, 4, seed=0)
-    seen = np.concatenate([next(order) for _ in range(5)])
-    assert np.sort(seen[:10]).tolist() == list(range(10))
-    assert np.sort(seen[10:]).tolist() == list(range(10))
-    assert next(batch_order(3, 100, seed=0)).tolist() != []
-    assert len(next(batch_order(3, 100, seed=0))) == 3
-
-
 def test_learning_rate_warms_up_down_and_follows_the_number_of_atoms():
-    factors = [rate(step, 100) for step in range(100)]
+    factors = [rate(step, 100, warm_up=0.05, warm_down=0.5) for step in range(100)]
     assert max(factors) == 1
     assert factors[0] < 0.5
     assert factors[-1] < 0.05
+    assert [rate(step, 4, warm_up=0, warm_down=0) for step in range(4)] == [1, 1, 1, 1]
     small, large = (OPTIONS["topk"](method="topk", m=m, k=4).scaled_learning_rate for m in (256, 1024))
     assert small == pytest.approx(2 * large)
 

@@ -41,7 +41,7 @@ def run(results, dictionary, seeds, name):
             "activations": str(results / "activations"),
             "whitening": str(results / "whitening" / "whitening.safetensors"),
         },
-        params={"dictionary": dictionary, "seeds": seeds},
+        params={"dictionary": dictionary, "seeds": seeds, "checkpoints": str(results / "checkpoints" / name)},
     )
     # Snakemake keeps a named list of files as a stretch of its one list.
     for output, file in (
@@ -68,6 +68,31 @@ def test_every_seed_writes_its_dictionary_and_codes_of_all_rows_twice_alike(resu
         assert codes.shape == (200, 8)
         assert list(obs.columns) == ["control", "split", "label"]
         assert obs.index[-1] == "s199"
+
+
+def test_a_failed_job_leaves_the_states_of_its_trainings_and_the_next_one_takes_them_up(results, monkeypatch):
+    from conceptome.codes import Codes
+
+    dictionary = {
+        "method": "icfl", "m": 8, "k": None, "rounds": 2, "columns": 1, "steps": 10, "batch_size": 64,
+        "checkpoint_every": 4, "checkpoint_seconds": 0,
+    }  # fmt: skip
+    expected = run(results, dictionary, [0, 3], "a")
+    assert not list(results.glob("checkpoints/**/*.safetensors"))
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Codes, "save", full_disk)
+        with pytest.raises(SystemExit):
+            run(results, dictionary, [0, 3], "b")
+    assert [path.name for path in (results / "checkpoints" / "b").iterdir()] == ["seed0.safetensors"]
+    again = run(results, dictionary, [0, 3], "b")
+    for one, other in zip(expected, again, strict=True):
+        for file in ("dictionary.safetensors", "card.json", "codes.parquet"):
+            assert (one / file).read_bytes() == (other / file).read_bytes()
+    assert not (results / "checkpoints" / "b").exists()
 
 
 def test_one_line_for_a_mistake(results, capfd):

@@ -55,6 +55,21 @@ class TrainedBase(DictionaryBase):
     learning_rate: float = Field(5e-3, gt=0, description="peak rate at m = reference_m")
     reference_m: int = Field(1024, gt=0, description="number of atoms at which learning_rate holds")
     dead_after: int = Field(30_000, gt=0, description="an atom silent for this many samples is dead")
+    warm_up: float = Field(0.05, ge=0, le=1, description="share of the steps over which the rate rises from 0")
+    warm_down: float = Field(0.5, ge=0, le=1, description="share of the steps, the last ones, over which it falls to 0")
+    gradient_clip: float | None = Field(
+        None, gt=0, description="longest gradient of a step, over all parameters together; null: gradients are not cut"
+    )
+    buffer_mb: int = Field(
+        256, gt=0, description="MiB of rows that are shuffled at a time; of more rows, random pieces fill it in turn"
+    )
+    order_seed: int = Field(
+        0,
+        ge=0,
+        description="of the order of rows beyond buffer_mb; rows that fit follow the dictionary's own seed",
+    )
+    checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints, where there is a place for them")
+    checkpoint_seconds: float = Field(20, ge=0, description="shortest time from one checkpoint to the next")
 
     @property
     def scaled_learning_rate(self) -> float:

@@ -6,14 +6,15 @@ Only fitting or encoding with `topk` and `icfl` imports torch, and only where th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptome.config.base import validate
-from conceptome.config.dictionaries import OPTIONS, DictionaryBase
+from conceptome.config.dictionaries import OPTIONS, TrainedBase
 from conceptome.dictionaries.base import Dictionary, read
 from conceptome.dictionaries.encoders import check_budget
 from conceptome.errors import ConfigError, DataError
@@ -22,10 +23,12 @@ from conceptome_kernels import available
 if TYPE_CHECKING:
     from conceptome.activations import Store
     from conceptome.codes import Codes
+    from conceptome.dictionaries.checkpoint import Checkpoint
+    from conceptome.dictionaries.rows import ArrayRows, Rows, StoreRows
     from conceptome.dictionaries.training import Progress
     from conceptome.whitening import Whitening
 
-__all__ = ["METHODS", "Dictionary", "fit", "learn", "load"]
+__all__ = ["METHODS", "Dictionary", "fit", "fit_many", "learn", "load"]
 
 # method → (module, class, function that fits)
 METHODS: dict[str, tuple[str, str, str]] = {
@@ -66,6 +69,7 @@ def fit(
     rows: np.ndarray | None = None,
     whitening: Whitening | None = None,
     progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> Dictionary:
     """Fit a dictionary.
@@ -89,7 +93,11 @@ def fit(
     whitening
         Applied to the rows as they are read. `encode` then takes whitened activations.
     progress
-        For the methods in `TRAINED`: called with (steps done, steps).
+        For trained methods: called with (steps done, steps).
+    checkpoint
+        For trained methods: a folder where `seed{seed}.safetensors` holds the state of the training, written every
+        `checkpoint_every` steps. Where one is found, of the same options, seed and data, training goes on from it, and
+        the result is the same bytes as without the interruption. It stays there: remove it once it is not needed.
     options
         The method's own keys, as in `conceptome.config.dictionaries`.
 
@@ -100,35 +108,59 @@ def fit(
     DataError
         No training rows, NaN or infinite values, no variance, diverged training.
     """
-    if name not in METHODS:
-        raise ConfigError(f"dictionary method '{name}' is not known; choose one of {', '.join(METHODS)}")
     if device != "cpu":
         raise ConfigError(f"device '{device}' is not supported by dictionary method '{name}'; use device='cpu'")
     from conceptome.dictionaries.rows import training_rows
     from conceptome.dictionaries.training import thread_limit
 
     given = {key: value for key, value in {"m": m, "k": k}.items() if value is not None}
-    config = validate(OPTIONS[name], {"method": name, **given, **options}, f"dictionary '{name}'")
-    d = whitening.card["p"] if whitening is not None else X_or_store.shape[-1]
-    _check_width(config, d)
-    if config.m is not None:
-        _encoder_budget(config, config.budget or config.m, config.m, d)
-    module, class_name, function = METHODS[name]
-    module = importlib.import_module(module)
-    extra = {"progress": progress} if name in TRAINED else {}
+    one = _Fit.of(name, given | options, seed, _width(X_or_store, whitening), progress, checkpoint)
     with thread_limit(threads, with_torch=needs_torch(name)):
-        selected = training_rows(X_or_store, rows, whitening)
-        parameters, training = getattr(module, function)(selected, config, seed, **extra)
-    if not all(np.isfinite(value).all() for value in parameters.values()):
-        raise DataError(f"dictionary '{name}': the fit ended in NaN or infinite values: lower learning_rate")
-    width = len(parameters["atoms"])
-    budget = config.budget or width
-    if budget > width:
-        raise DataError(f"dictionary '{name}': the data support {width} atoms, fewer than k ({budget}): lower k")
-    k = _encoder_budget(config, budget, width, d)
-    options = config.model_dump(mode="json")
-    card = {"k": k, "own_k": budget, "seed": seed, "options": options, "training": training}
-    return getattr(module, class_name)(parameters, card)
+        return one.run(training_rows(X_or_store, rows, whitening))
+
+
+def fit_many(
+    fits: Sequence[tuple[str, Mapping[str, Any], int]],
+    X_or_store: np.ndarray | Store,
+    *,
+    threads: int | None = None,
+    rows: np.ndarray | None = None,
+    whitening: Whitening | None = None,
+    progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
+    memory_limit: int = 512 * 2**20,
+) -> list[Dictionary]:
+    """Fit several dictionaries (seeds, methods, k, m, penalties) on the same rows, which are read and whitened once.
+
+    Rows within `memory_limit` bytes are kept, and one dictionary is fitted after the other. Of a larger store, all
+    trained dictionaries that share batch_size, buffer_mb and order_seed take one pass together. Either way each is the
+    same bytes as `fit` gives for it alone.
+
+    Parameters
+    ----------
+    fits
+        (method, options, seed) of each.
+    progress
+        Called with (steps done, steps) of all trainings together.
+    checkpoint
+        As in `fit`; the states of the fit at position i lie in its folder `{i}`.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As in `fit`, for the first that fails.
+    """
+    from conceptome.dictionaries.rows import training_rows
+    from conceptome.dictionaries.training import thread_limit
+
+    width, told = _width(X_or_store, whitening), _Together(progress)
+    prepared = [
+        _Fit.of(name, options, seed, width, told.part(), Path(checkpoint) / str(number) if checkpoint else None)
+        for number, (name, options, seed) in enumerate(fits)
+    ]
+    told.steps = [getattr(one.config, "steps", 0) for one in prepared]
+    with thread_limit(threads, with_torch=any(needs_torch(one.name) for one in prepared)):
+        return _fit_all(prepared, training_rows(X_or_store, rows, whitening, memory_limit=memory_limit), threads)
 
 
 def learn(
@@ -141,18 +173,22 @@ def learn(
     threads: int | None = None,
     progress: Progress | None = None,
     memory_limit: int = 512 * 2**20,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> Iterator[tuple[Dictionary, Codes]]:
     """Fit one dictionary with each seed on some rows of a store, and encode all of its rows.
 
-    The store is read and whitened once where that fits `memory_limit` bytes, and otherwise anew for every seed.
+    The store is read and whitened once where that fits `memory_limit` bytes. Otherwise all seeds are trained in one
+    pass over it (see `fit_many`), and it is read again to be encoded. Either way gives the same bytes.
 
     Parameters
     ----------
     rows
         (n,) bool: the training rows.
     progress
-        For the methods in `TRAINED`: called with (steps done, steps) over all seeds together.
+        For trained methods: called with (steps done, steps) over all seeds together.
+    checkpoint
+        As in `fit`; the states are removed when the last seed is done with.
     options
         The method's keys, m and k among them.
 
@@ -162,36 +198,129 @@ def learn(
         For each seed in turn: the dictionary, and the codes of all n rows.
     """
     from conceptome.codes import Codes
+    from conceptome.dictionaries.rows import BLOCK, training_rows, whitened
     from conceptome.dictionaries.training import thread_limit
 
-    n, p = store.shape[0], whitening.card["p"]
+    n, p, told = store.shape[0], whitening.card["p"], _Together(progress)
+    prepared = [_Fit.of(name, options, seed, p, told.part(), checkpoint) for seed in seeds]
+    told.steps = [getattr(one.config, "steps", 0) for one in prepared]
     with thread_limit(threads, with_torch=needs_torch(name)):
-        whole = None
         if n * p * 4 <= memory_limit:
             whole = np.empty((n, p), dtype=np.float32)
-            for start, block in zip(range(0, n, 8192), store.batches(8192), strict=True):
-                whole[start : start + 8192] = whitening.transform(block)
-        source, map_ = (store, whitening) if whole is None else (whole, None)
-        for number, seed in enumerate(seeds):
-            told = _one_of(progress, number, len(seeds)) if progress else None
-            dictionary = fit(
-                name, source, rows=rows, whitening=map_, seed=seed, threads=threads, progress=told, **options
+            for number, block in enumerate(whitened(store, whitening)):
+                whole[number * BLOCK : (number + 1) * BLOCK] = block
+            selected = training_rows(whole, rows, None)
+            for one in prepared:
+                dictionary = one.run(selected)
+                yield dictionary, dictionary.encode(whole)
+        else:
+            for dictionary in _fit_all(
+                prepared, training_rows(store, rows, whitening, memory_limit=memory_limit), threads
+            ):
+                yield dictionary, Codes.concatenate([dictionary.encode(X) for X in whitened(store, whitening)])
+    for one in prepared:
+        if one.checkpoint:
+            one.checkpoint.remove()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One dictionary to be fitted, its options checked."""
+
+    name: str
+    config: Any
+    seed: int
+    progress: Progress | None
+    checkpoint: Checkpoint | None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        options: Mapping[str, Any],
+        seed: int,
+        d: int,
+        progress: Progress | None,
+        checkpoint: str | Path | None,
+    ) -> _Fit:
+        from conceptome.dictionaries.checkpoint import Checkpoint
+
+        if name not in METHODS:
+            raise ConfigError(f"dictionary method '{name}' is not known; choose one of {', '.join(METHODS)}")
+        config = validate(OPTIONS[name], {"method": name, **options}, f"dictionary '{name}'")
+        _check_width(config, d)
+        if config.m is not None:
+            _encoder_budget(config, config.budget or config.m, config.m, d)
+        kept = Checkpoint(Path(checkpoint) / f"seed{seed}.safetensors") if checkpoint and name in TRAINED else None
+        return cls(name, config, seed, progress, kept)
+
+    def run(self, rows: Rows) -> Dictionary:
+        """Fit on these rows."""
+        module, class_name, function = METHODS[self.name]
+        module = importlib.import_module(module)
+        extra = {"progress": self.progress, "checkpoint": self.checkpoint} if self.name in TRAINED else {}
+        parameters, training = getattr(module, function)(rows, self.config, self.seed, **extra)
+        if not all(np.isfinite(value).all() for value in parameters.values()):
+            raise DataError(f"dictionary '{self.name}': the fit ended in NaN or infinite values: lower learning_rate")
+        width = len(parameters["atoms"])
+        budget = self.config.budget or width
+        if budget > width:
+            raise DataError(
+                f"dictionary '{self.name}': the data support {width} atoms, fewer than k ({budget}): lower k"
             )
-            if whole is not None:
-                codes = dictionary.encode(whole)
-            else:
-                codes = Codes.concatenate([dictionary.encode(whitening.transform(X)) for X in store.batches(8192)])
-            yield dictionary, codes
+        k = _encoder_budget(self.config, budget, width, rows.shape[1])
+        options = self.config.model_dump(mode="json")
+        card = {"k": k, "own_k": budget, "seed": self.seed, "options": options, "training": training}
+        return getattr(module, class_name)(parameters, card)
+
+
+def _fit_all(fits: Sequence[_Fit], rows: ArrayRows | StoreRows, threads: int | None) -> list[Dictionary]:
+    """Fit all of them, in one pass those that see the rows of a store in the same order."""
+    from conceptome.dictionaries.batches import Order, in_turns
+    from conceptome.dictionaries.distributed import current
+    from conceptome.dictionaries.rows import StoreRows
+
+    # The position stands for what is fitted alone.
+    groups: dict[Any, list[int]] = {}
+    for position, one in enumerate(fits):
+        # Processes must not take the trainings of a pass in different turns.
+        shares = isinstance(rows, StoreRows) and one.name in TRAINED and current().size == 1
+        groups.setdefault(Order.of(rows, one.config, one.seed) if shares else position, []).append(position)
+    fitted = {}
+    for order, members in groups.items():
+        tasks = [fits[position].run for position in members]
+        results = [tasks[0](rows)] if len(tasks) == 1 else in_turns(rows, order, tasks, threads)
+        fitted |= dict(zip(members, results, strict=True))
+    return [fitted[position] for position in range(len(fits))]
+
+
+class _Together:
+    """Progress of several trainings as one."""
+
+    def __init__(self, progress: Progress | None):
+        self.progress, self.done, self.steps = progress, [], []
+
+    def part(self) -> Progress | None:
+        """Progress of the next training."""
+        if self.progress is None:
+            return None
+        number = len(self.done)
+        self.done.append(0)
+
+        def tell(done: int, steps: int) -> None:
+            self.done[number] = done
+            self.progress(sum(self.done), sum(self.steps))
+
+        return tell
+
+
+def _width(source: np.ndarray | Store, whitening: Whitening | None) -> int:
+    return whitening.card["p"] if whitening is not None else source.shape[-1]
 
 
 def needs_torch(name: str) -> bool:
     """Whether fitting this method runs on torch: it is trained, and there are no compiled kernels."""
     return name in TRAINED and not available()
-
-
-def _one_of(progress: Progress, number: int, total: int) -> Progress:
-    """Progress of the fit `number` as a part of `total` fits."""
-    return lambda done, steps: progress(number * steps + done, total * steps)
 
 
 def _check_width(config: Any, d: int) -> None:

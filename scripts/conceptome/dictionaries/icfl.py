@@ -8,6 +8,7 @@ in a later round: its values add up) and subtracts the fit from r. With the code
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import scipy.sparse as sp
 
 from conceptome.codes import Codes
 from conceptome.dictionaries.base import Dictionary
+from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Batch, compact
@@ -244,6 +246,14 @@ class _Trainer:
         self.atoms, self.bias = atoms, bias
         self.optimiser = Adam({"atoms": atoms, "bias": bias})
 
+    def state(self) -> dict[str, np.ndarray]:
+        generator = json.dumps(self.rng.bit_generator.state).encode()
+        return {"resets": np.array(self.resets), "generator": np.frombuffer(generator, dtype=np.uint8)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.resets = int(state["resets"])
+        self.rng.bit_generator.state = json.loads(state["generator"].tobytes())
+
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         options, atoms, bias = self.options, self.atoms, self.bias
         centred = x - bias
@@ -257,7 +267,7 @@ class _Trainer:
         normalise(atoms)
         if (number + 1) % options.reset_every == 0 and number + 1 <= LAST_RESET * options.steps:
             self._reset(near_duplicates(atoms, options.reset_cosine))
-        return float(np.vdot(residual, residual)) / size, codes.fired
+        return float(np.vdot(residual, residual)) / size, codes.counts
 
     def _reset(self, which: np.ndarray) -> None:
         """Give some atoms a random direction and no memory of past gradients."""
@@ -271,7 +281,11 @@ class _Trainer:
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows,
+    options: Options,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, lambda X: X.mean(axis=0))
@@ -281,6 +295,8 @@ def fit(
         options,
         seed,
     )
-    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
+    training = train(
+        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
+    )
     bias = trainer.bias * np.float32(scale.deviation)
     return {"atoms": trainer.atoms, "bias": bias}, {**training, "resets": trainer.resets}

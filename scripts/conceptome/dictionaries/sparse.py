@@ -74,9 +74,14 @@ class Batch:
         return self.csr.T.tocsr()
 
     @property
+    def counts(self) -> np.ndarray:
+        """In how many rows each atom is active, int64 (m,)."""
+        return np.bincount(self.csr.indices, minlength=self.csr.shape[1])
+
+    @property
     def fired(self) -> np.ndarray:
         """Which atoms are active in any row, bool (m,)."""
-        return np.bincount(self.csr.indices, minlength=self.csr.shape[1]) > 0
+        return self.counts > 0
 
     def decode(self, atoms: torch.Tensor) -> torch.Tensor:
         """z·D: (B, d)."""

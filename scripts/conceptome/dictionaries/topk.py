@@ -19,6 +19,8 @@ import scipy.sparse as sp
 
 import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
+from conceptome.dictionaries.checkpoint import Checkpoint
+from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.sparse import Batch, Packed, compact
 from conceptome.dictionaries.training import (
@@ -30,7 +32,7 @@ from conceptome.dictionaries.training import (
     random_atoms,
     train,
 )
-from conceptome_kernels.sparse import by_atom, column_sums, decode_residual
+from conceptome_kernels.sparse import by_atom, column_sums, decode_residual, sparse_backward
 from conceptome_kernels.topk import encode_topk, pack
 from conceptome_kernels.training import Moved, Part, Rates, update
 
@@ -100,6 +102,7 @@ def loss_and_gradients(
     dead: np.ndarray | None = None,
     k_aux: int = 1,
     aux_coefficient: float = 0.0,
+    group: Alone | None = None,
 ) -> Loss:
     """Loss of one batch and its gradient in every parameter.
 
@@ -113,6 +116,8 @@ def loss_and_gradients(
         Mean ‖x − mean‖² of the training rows.
     dead
         (m,) bool: atoms that AuxK revives, or None.
+    group
+        Processes with other rows of the same batch: AuxK is normalised by the residual of all of them.
     """
     import torch
 
@@ -125,18 +130,19 @@ def loss_and_gradients(
     error = residual * (-2 / (size * variance))
     in_atoms, in_encoder, in_encoder_bias, in_bias = _backward(codes, error, x, atoms, encoder, bias)
     in_bias = in_bias + error.sum(dim=0)
-    if aux_coefficient > 0 and dead is not None and dead.any() and squared > 0:
+    shared = squared if group is None else float(group.mean(np.float64(squared)))
+    if aux_coefficient > 0 and dead is not None and dead.any() and shared > 0:
         columns = torch.from_numpy(np.flatnonzero(dead))
         revived = Batch.of_positive(dense[:, columns].contiguous(), k_aux)
         # The residual is the target and carries no gradient of its own.
-        aux_error = (revived.decode(atoms[columns]) - residual) * (2 * aux_coefficient / squared)
+        aux_error = (revived.decode(atoms[columns]) - residual) * (2 * aux_coefficient / shared)
         aux = _backward(revived, aux_error, x, atoms[columns], encoder[columns], bias)
         in_atoms[columns] += aux[0]
         in_encoder[columns] += aux[1]
         in_encoder_bias[columns] += aux[2]
         in_bias = in_bias + aux[3]
     gradients = {"atoms": in_atoms, "encoder": in_encoder, "encoder_bias": in_encoder_bias, "bias": in_bias}
-    return Loss(squared / (size * variance), gradients, codes.fired)
+    return Loss(squared / (size * variance), gradients, codes.counts)
 
 
 class TorchTrainer:
@@ -148,6 +154,13 @@ class TorchTrainer:
         self.variance = float(d)
         self.parameters = parameters
         self.optimiser = Adam(parameters, epsilon=6.25e-10)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """As `training.Trainer` says: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """As `training.Trainer` says."""
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
@@ -163,6 +176,7 @@ class TorchTrainer:
                 dead=dead,
                 k_aux=options.k_aux,
                 aux_coefficient=options.aux_coefficient,
+                group=self.optimiser.group,
             )
         gradients = {name: value.numpy() for name, value in loss.gradients.items()}
         project_gradient(atoms, gradients["atoms"])
@@ -179,6 +193,10 @@ class KernelTrainer(TorchTrainer):
         self.packed = pack(parameters["encoder"])
         # x − b of the last batch: kept, since fresh memory costs as much as the difference itself.
         self.inputs = np.empty((0, parameters["bias"].size), dtype=np.float32)
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """As `training.Trainer` says."""
+        pack(self.parameters["encoder"], out=self.packed)
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
@@ -209,7 +227,7 @@ class KernelTrainer(TorchTrainer):
         )
         in_bias = update(main, aux, self.inputs, *learned, self.packed, rates) + main.scale * column_sums(residual)
         self.optimiser.move("bias", in_bias.astype(np.float32), step, root)
-        return squared / size, np.diff(main.codes.offsets) > 0
+        return squared / size, np.diff(main.codes.offsets)
 
     def _part(
         self,
@@ -229,13 +247,61 @@ class KernelTrainer(TorchTrainer):
         return Part(by_atom(indices, values, gradient, self.m), error, scale), squares
 
 
+class ExplicitTrainer(KernelTrainer):
+    """The step on compiled kernels with gradients that are formed: they can be cut, and averaged over processes."""
+
+    def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
+        """As `training.Trainer` says."""
+        options, group = self.options, self.optimiser.group
+        atoms, encoder, encoder_bias, bias = (
+            self.parameters[name] for name in ("atoms", "encoder", "encoder_bias", "bias")
+        )
+        if not (np.isfinite(encoder_bias).all() and np.isfinite(bias).all()):
+            raise FloatingPointError("the biases are not finite")
+        indices, values = encode_topk(x, encoder, encoder_bias, bias, options.k, packed=self.packed)
+        residual, squares = decode_residual(x, indices, values, atoms, bias)
+        size, squared, inputs = len(x) * self.variance, float(squares.sum()), x - bias
+        error = residual * np.float32(-2 / size)
+        in_atoms, in_encoder, in_encoder_bias, _ = sparse_backward(error, indices, values, atoms, inputs)
+        shared = float(group.mean(np.float64(squared)))
+        if options.aux_coefficient > 0 and dead.any() and shared > 0:
+            columns = np.flatnonzero(dead)
+            revived = encode_topk(x, encoder[columns], encoder_bias[columns], bias, min(options.k_aux, len(columns)))
+            missed, _ = decode_residual(residual, *revived, atoms[columns], np.zeros_like(bias))
+            # The residual is the target and carries no gradient of its own.
+            missed *= np.float32(-2 * options.aux_coefficient / shared)
+            aux = sparse_backward(missed, *revived, atoms[columns], inputs)
+            for whole, part in zip((in_atoms, in_encoder, in_encoder_bias), aux):
+                whole[columns] += part
+        # Not a BLAS product, whose last digits depend on the number of threads.
+        in_bias = column_sums(error) - np.einsum("m,md->d", in_encoder_bias, encoder)
+        project_gradient(atoms, in_atoms)
+        self.optimiser.step(
+            {"atoms": in_atoms, "encoder": in_encoder, "encoder_bias": in_encoder_bias, "bias": in_bias}
+        )
+        normalise(atoms)
+        pack(encoder, out=self.packed)
+        return squared / size, np.bincount(indices[values != 0], minlength=self.m)
+
+
+def trainer_class(options: Options) -> type[TorchTrainer]:
+    """What takes the steps: compiled kernels where there are any, in one pass where nobody needs the gradients."""
+    if not conceptome_kernels.available():
+        return TorchTrainer
+    return ExplicitTrainer if options.gradient_clip is not None or current().size > 1 else KernelTrainer
+
+
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows,
+    options: Options,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
     atoms = random_atoms(options.m, rows.shape[1], seed)
-    trainer = (KernelTrainer if conceptome_kernels.available() else TorchTrainer)(
+    trainer = trainer_class(options)(
         {
             "atoms": atoms,
             "encoder": atoms.copy(),
@@ -244,7 +310,9 @@ def fit(
         },
         options,
     )
-    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
+    training = train(
+        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
+    )
     parameters = dict(trainer.parameters)
     # Codes are as long as the activations: undo the scaling in the two biases, the only parameters that carry it.
     for name in ("bias", "encoder_bias"):

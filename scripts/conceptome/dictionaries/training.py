@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from conceptome.config.dictionaries import TrainedBase
+from conceptome.dictionaries.batches import Batches, Order, batches_of
+from conceptome.dictionaries.checkpoint import Checkpoint, digest_of
+from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, sample
-from conceptome.errors import DataError
+from conceptome.errors import ConfigError, DataError
+from conceptome.progress import Pace
 from conceptome_kernels import share_openmp
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50
-WARM_UP = 0.05
-WARM_DOWN = 0.5
-# Streams of one seed that must not share random numbers; not 0, since numpy seeds [s, 0] and s alike.
-ATOMS, ORDER, SAMPLE = 1, 2, 3
+# Streams of one seed that must not share random numbers (2: the order); not 0, since numpy seeds [s, 0] and s alike.
+ATOMS, SAMPLE = 1, 3
 SAMPLE_ROWS = 8192
 
 Progress = Callable[[int, int], None]
@@ -56,25 +59,10 @@ def thread_limit(threads: int | None, *, with_torch: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def batch_order(n: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless positions (batch_size,), drawn epoch after epoch without replacement.
-
-    A batch may straddle two epochs; with fewer rows than batch_size every batch is one epoch of n rows.
-    """
-    rng = np.random.default_rng([seed, ORDER])
-    size = min(batch_size, n)
-    held = np.zeros(0, dtype=np.int64)
-    while True:
-        while len(held) < size:
-            held = np.concatenate([held, rng.permutation(n)])
-        yield held[:size]
-        held = held[size:]
-
-
-def rate(step: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up over 5 % of the steps, linear warm-down over the last half."""
-    up = (step + 1) / max(1.0, WARM_UP * steps)
-    down = (steps - step) / max(1.0, WARM_DOWN * steps)
+def rate(step: int, steps: int, warm_up: float, warm_down: float) -> float:
+    """Factor of the learning rate: linear rise over the first share of the steps, linear fall over the last share."""
+    up = (step + 1) / max(1.0, warm_up * steps)
+    down = (steps - step) / max(1.0, warm_down * steps)
     return min(1.0, up, down)
 
 
@@ -128,6 +116,10 @@ class Adam:
     ----------
     learning_rate
         Set before each step.
+    clip
+        Longest gradient of a step, over all parameters together; None: any length.
+    group
+        Processes that average their gradients.
     moments
         Name → (first, second) moment, each of the parameter's shape and dtype.
     """
@@ -135,11 +127,26 @@ class Adam:
     def __init__(self, parameters: dict[str, np.ndarray], epsilon: float = 1e-8, betas: tuple = (0.9, 0.999)):
         self.parameters, self.epsilon, self.betas = parameters, epsilon, betas
         self.learning_rate = 0.0
+        self.clip: float | None = None
+        self.group = Alone()
         self.steps = 0
         self.moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in parameters.items()}
 
     def advance(self) -> tuple[float, float]:
-        """Begin a step: give the size and the root of `move`, both corrected for the moments' start at 0."""
+        """Begin a step that never forms its gradients: give the size and the root of `move`.
+
+        Raises
+        ------
+        ConfigError
+            Gradients are to be cut or averaged.
+        """
+        if self.clip is not None or self.group.size > 1:
+            asked = "several processes" if self.clip is None else "gradient_clip"
+            raise ConfigError(f"this method's compiled step forms no gradients, which {asked} would need: leave it out")
+        return self._begin()
+
+    def _begin(self) -> tuple[float, float]:
+        """Size and root, both corrected for the moments' start at 0."""
         self.steps += 1
         beta1, beta2 = self.betas
         return self.learning_rate / (1.0 - beta1**self.steps), math.sqrt(1.0 - beta2**self.steps)
@@ -157,8 +164,15 @@ class Adam:
         value -= size * first / denominator
 
     def step(self, gradients: dict[str, np.ndarray]) -> None:
-        """Move every parameter by its gradient."""
-        size, root = self.advance()
+        """Move every parameter by its gradient, averaged over the group and cut to length."""
+        gradients = {name: self.group.mean(gradient) for name, gradient in gradients.items()}
+        if self.clip is not None:
+            # Not a BLAS product, whose last digits depend on the number of threads.
+            squares = [np.einsum("i,i->", flat, flat, dtype=np.float64) for flat in map(np.ravel, gradients.values())]
+            length = math.sqrt(sum(squares))
+            if length > self.clip:
+                gradients = {name: gradient * (self.clip / length) for name, gradient in gradients.items()}
+        size, root = self._begin()
         for name in self.parameters:
             self.move(name, gradients[name], size, root)
 
@@ -170,7 +184,13 @@ class Trainer(Protocol):
     optimiser: Adam
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
-        """Take one step on scaled rows (B, d); return Σ‖x̂−x‖² / Σ‖x−mean‖² and which atoms fired, bool (m,).
+        """Take one step on scaled rows (B, d).
+
+        Returns
+        -------
+        fvu, fired
+            Σ‖x̂−x‖² / Σ‖x−mean‖²; in how many rows each atom fired, int (m,), or only whether it did, bool (m,): the
+            curve then says nothing of L0.
 
         Raises
         ------
@@ -178,6 +198,57 @@ class Trainer(Protocol):
             Training diverged.
         """
         ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the trainer keeps beyond the optimiser's parameters, moments and steps; {} where that is nothing."""
+        ...
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take what `state` gave, after the parameters were changed in place."""
+        ...
+
+
+@dataclass
+class Loop:
+    """What the loop keeps from step to step.
+
+    Attributes
+    ----------
+    done, seen
+        Steps and rows so far.
+    silent
+        (m,) rows since each atom last fired.
+    recent
+        Sums since the last logged step: fvu, active codes per row, steps.
+    curve
+        One entry per logged step.
+    """
+
+    silent: np.ndarray
+    done: int = 0
+    seen: int = 0
+    recent: list[float] = field(default_factory=lambda: [0.0, 0.0, 0])
+    curve: dict[str, list] = field(
+        default_factory=lambda: {name: [] for name in ("step", "fvu", "dead", "l0", "learning_rate")}
+    )
+
+    def count(self, fvu: float, fired: np.ndarray, rows: int) -> None:
+        """Note one step."""
+        self.silent += rows
+        self.silent[fired > 0] = 0
+        self.done += 1
+        self.seen += rows
+        active = math.nan if fired.dtype == bool else float(fired.sum()) / rows
+        self.recent = [total + value for total, value in zip(self.recent, (fvu, active, 1))]
+
+    def note(self, dead: int, learning_rate: float) -> None:
+        """Add a point to the curve: means since the last one."""
+        fvu, active, steps = self.recent
+        self.recent = [0.0, 0.0, 0]
+        values = (self.done, round(fvu / steps, 6), dead, round(active / steps, 3), float(f"{learning_rate:.6g}"))
+        for name, value in zip(self.curve, values):
+            # JSON has no NaN.
+            self.curve[name].append(None if value != value else value)
 
 
 def train(
@@ -188,8 +259,9 @@ def train(
     seed: int,
     deviation: float,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
-    """Run the loop.
+    """Run the loop; in several processes at once where `distributed` says so.
 
     Parameters
     ----------
@@ -198,53 +270,139 @@ def train(
     rows
         Training rows; divided by `deviation` before each step.
     options
-        steps, batch_size, learning_rate, and dead_after: an atom silent for that many samples counts as dead.
+        steps, batch_size, learning_rate, warm_up, warm_down, gradient_clip, buffer_mb, order_seed, checkpoint_every and
+        checkpoint_seconds; dead_after: an atom silent for that many samples counts as dead.
     progress
         Called with (steps done, steps) every 50 steps and at the end.
+    checkpoint
+        Where the state is kept every `checkpoint_every` steps, and where an earlier one of the same training is taken
+        up: the result is the same, bit by bit, whenever the training was interrupted. The last state stays there.
 
     Returns
     -------
     dict
-        The curve (step, fvu averaged since the last logged step, dead), n_rows, n_seen, learning_rate: for the card.
+        The curve (step; fvu and l0 averaged since the last logged step; dead; learning_rate), n_rows, n_seen,
+        learning_rate and more: for the card.
     """
-    steps, learning_rate, dead_after = options.steps, options.scaled_learning_rate, options.dead_after
-    silent = np.zeros(trainer.m, dtype=np.int64)
-    curve: dict[str, list] = {"step": [], "fvu": [], "dead": []}
-    recent: list[float] = []
-    seen = 0
-    order = batch_order(rows.shape[0], options.batch_size, seed)
-    for number in range(steps):
-        x = rows.take(next(order)) / np.float32(deviation)
-        trainer.optimiser.learning_rate = learning_rate * rate(number, steps)
-        try:
-            fvu, fired = trainer.step(x, silent >= dead_after, number)
-        except FloatingPointError:
-            fvu = math.nan
-        if not math.isfinite(fvu):
-            raise DataError(f"training diverged at step {number + 1}: lower learning_rate (now {learning_rate:g})")
-        silent += len(x)
-        silent[fired] = 0
-        seen += len(x)
-        recent.append(fvu)
-        if (number + 1) % LOG_EVERY == 0 or number + 1 == steps:
-            dead = int((silent >= dead_after).sum())
-            curve["step"].append(number + 1)
-            curve["fvu"].append(round(float(np.mean(recent)), 6))
-            curve["dead"].append(dead)
-            recent.clear()
-            log.info(
-                "step %d of %d: fvu %.4f, dead atoms %d of %d", number + 1, steps, curve["fvu"][-1], dead, trainer.m
+    steps, dead_after = options.steps, options.dead_after
+    optimiser, order = trainer.optimiser, Order.of(rows, options, seed)
+    optimiser.clip, optimiser.group = options.gradient_clip, current()
+    group = optimiser.group
+    loop, position = Loop(np.zeros(trainer.m, dtype=np.int64)), None
+    saving = _Saving(checkpoint, trainer, loop, rows, options, seed, deviation) if checkpoint else None
+    if saving:
+        position = saving.resume()
+    batches = batches_of(rows, order, loop.done, position) if loop.done < steps else None
+    pace = Pace("rows", min(options.batch_size, rows.shape[0]))
+    pace(loop.done, steps)
+    try:
+        while loop.done < steps:
+            batch = next(batches)
+            x = group.part(batch) / np.float32(deviation)
+            optimiser.learning_rate = options.scaled_learning_rate * rate(
+                loop.done, steps, options.warm_up, options.warm_down
             )
-            if progress:
-                progress(number + 1, steps)
+            try:
+                fvu, fired = trainer.step(x, loop.silent >= dead_after, loop.done)
+                if group.size > 1:
+                    fvu, *counts = group.mean(np.array([fvu, *fired], dtype=np.float64))
+                    fired = np.array(counts) * group.size if fired.dtype != bool else np.array(counts) > 0
+            except FloatingPointError:
+                fvu = math.nan
+            if not math.isfinite(fvu):
+                raise DataError(
+                    f"training diverged at step {loop.done + 1}: "
+                    f"lower learning_rate (now {options.scaled_learning_rate:g})"
+                )
+            loop.count(float(fvu), fired, len(batch))
+            if loop.done % LOG_EVERY == 0 or loop.done == steps:
+                loop.note(int((loop.silent >= dead_after).sum()), optimiser.learning_rate)
+                _say(loop.curve, steps, trainer.m, pace(loop.done, steps))
+                if progress:
+                    progress(loop.done, steps)
+            if saving and group.rank == 0:
+                saving.step(batches)
+    finally:
+        if batches:
+            batches.close()
     return {
-        "curve": curve,
-        "fvu": curve["fvu"][-1],
-        "dead": curve["dead"][-1],
+        "curve": loop.curve,
+        "fvu": loop.curve["fvu"][-1],
+        "dead": loop.curve["dead"][-1],
+        "l0": loop.curve["l0"][-1],
         "dead_after": dead_after,
         "n_rows": rows.shape[0],
-        "n_seen": seen,
+        "n_seen": loop.seen,
         "batch_size": min(options.batch_size, rows.shape[0]),
-        "learning_rate": learning_rate,
+        "learning_rate": options.scaled_learning_rate,
         "deviation": deviation,
     }
+
+
+def _say(curve: dict[str, list], steps: int, m: int, pace: str) -> None:
+    step, fvu, dead = (curve[name][-1] for name in ("step", "fvu", "dead"))
+    pace = pace and f"; {pace}"
+    log.info("step %d of %d: fvu %.4f, dead atoms %d of %d%s", step, steps, fvu, dead, m, pace)
+
+
+class _Saving:
+    """Keeps the state of one training in a checkpoint, and takes it up again."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        trainer: Trainer,
+        loop: Loop,
+        rows: Rows,
+        options: TrainedBase,
+        seed: int,
+        deviation: float,
+    ):
+        self.checkpoint, self.trainer, self.loop, self.options = checkpoint, trainer, loop, options
+        settings = {
+            "options": options.model_dump(mode="json", exclude={"checkpoint_every", "checkpoint_seconds"}),
+            "trainer": type(trainer).__name__,
+            "seed": seed,
+            "shape": list(rows.shape),
+            "deviation": deviation,
+        }
+        # The first parameters hold what was measured of the data.
+        self.digest = digest_of(settings, trainer.optimiser.parameters)
+        self.written = time.monotonic()
+
+    def resume(self) -> dict[str, Any] | None:
+        """Take up an earlier state; return its position in the order, or None where there is none."""
+        found = self.checkpoint.read(self.digest)
+        if found is None:
+            return None
+        arrays, state = found
+        optimiser = self.trainer.optimiser
+        for name, value in optimiser.parameters.items():
+            value[...] = arrays[f"parameter.{name}"]
+            for number, moment in enumerate(optimiser.moments[name]):
+                moment[...] = arrays[f"moment{number}.{name}"]
+        optimiser.steps = state["optimiser_steps"]
+        self.trainer.restore(
+            {name.removeprefix("own."): value for name, value in arrays.items() if name.startswith("own.")}
+        )
+        self.loop.silent[...] = arrays["silent"]
+        for name in ("done", "seen", "recent", "curve"):
+            setattr(self.loop, name, state[name])
+        log.info("going on from step %d of %s", self.loop.done, self.checkpoint.path)
+        return state["position"]
+
+    def step(self, batches: Batches) -> None:
+        """After a step: write, if it is time to."""
+        due = self.loop.done % self.options.checkpoint_every == 0 or self.loop.done == self.options.steps
+        if not due or time.monotonic() - self.written < self.options.checkpoint_seconds:
+            return
+        optimiser = self.trainer.optimiser
+        arrays = {"silent": self.loop.silent}
+        for name, value in optimiser.parameters.items():
+            arrays[f"parameter.{name}"] = value
+            arrays |= {f"moment{number}.{name}": moment for number, moment in enumerate(optimiser.moments[name])}
+        arrays |= {f"own.{name}": value for name, value in self.trainer.state().items()}
+        state = {name: getattr(self.loop, name) for name in ("done", "seen", "recent", "curve")}
+        state |= {"optimiser_steps": optimiser.steps, "position": batches.state()}
+        self.checkpoint.write(self.digest, arrays, state)
+        self.written = time.monotonic()

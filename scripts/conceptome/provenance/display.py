@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from conceptome.progress import duration
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -151,13 +153,6 @@ def steps_of(progress: Path, workflow: str) -> dict[tuple[str, tuple], dict[str,
     return found
 
 
-def duration(seconds: float) -> str:
-    """Spell a duration for people."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
 class PlainView:
     """One line per finished job: for logs and pipes."""
 
@@ -236,6 +231,7 @@ class LiveView:
                 total = state["total"]
                 of = f" of {total:g}" if total else ""
                 count = f"{state['description']} {state['done']:g}{of}".strip()
+                count += f" ({state['pace']})" if state.get("pace") else ""
                 self.progress.update(self.tasks[identity], completed=state["done"], total=total, count=count)
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from conceptome.errors import ConceptomeError, ConfigError
 from conceptome.files import read_json, write_json
+from conceptome.progress import duration
 from conceptome.provenance.closure import repository
-from conceptome.provenance.display import SnakemakeOutput, duration, steps_of, view
+from conceptome.provenance.display import SnakemakeOutput, steps_of, view
 from conceptome.provenance.folder import WORKFLOW_VARIABLE, AlreadyLocked, ProvenanceFolder, lock
 
 POLL_SECONDS = 0.2
