@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptome.dictionaries.autoencoder import Autoencoder, AutoencoderTrainer, Loss, learn
+from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.engine import Active, Term
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.training import Progress
@@ -141,14 +142,18 @@ def lengthen(term: Term, n: int) -> Term:
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, checkpoint: Checkpoint | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit BatchTopK on training rows; return the arrays and the card's `training` part."""
-    return learn(BatchTopKTrainer, rows, options, seed, progress)
+    return learn(BatchTopKTrainer, rows, options, seed, progress, checkpoint)
 
 
 def fit_matryoshka(
-    rows: Rows, options: MatryoshkaOptions, seed: int, progress: Progress | None = None
+    rows: Rows,
+    options: MatryoshkaOptions,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit Matryoshka BatchTopK, as `fit` does."""
-    return learn(MatryoshkaTrainer, rows, options, seed, progress)
+    return learn(MatryoshkaTrainer, rows, options, seed, progress, checkpoint)
