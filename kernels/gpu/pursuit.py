@@ -1,8 +1,8 @@
 """Pursuits on a GPU: greedy sparse codes of centred rows over unit atoms, all rows of a block a round at a time.
 
-Functions and codes are those of `conceptome_kernels.pursuit`. With the Gram matrix G = D·Dᵀ, 4·m² bytes, a round is one
-pass over the rows' correlations, c −= Σ a·G[j], that leaves each tile's largest; without it the residuals are multiplied
-with all atoms anew, and only the largest are kept. The small least squares are torch's, in float64.
+Functions and codes are those of `conceptome_kernels.pursuit`. With the Gram matrix G = D·Dᵀ, 4·m² bytes, a round is
+one pass over the rows' correlations, c −= Σ a·G[j], that leaves each tile's largest; without it the residuals are
+multiplied with all atoms anew, and only the largest are kept. The small least squares are torch's, in float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from conceptome_kernels.checks import count
 from conceptome_kernels.gpu import launch
 from conceptome_kernels.gpu.sparse import code_gradient, decode_residual, gather
-from conceptome_kernels.gpu.topk import LOWEST, _key, _scores, largest, unpack_keys
+from conceptome_kernels.gpu.topk import COLUMNS, LOWEST, ROWS, SIDES, _key, _scores, largest, unpack_keys
 from conceptome_kernels.pursuit import GRAM_BUDGET
 from conceptome_kernels.reference import DONE, PIVOT, RIDGE
 
@@ -259,7 +259,7 @@ def _add(picked: torch.Tensor, values: torch.Tensor, used: int, chosen: torch.Te
 
 
 def _canonical(picked: torch.Tensor, values: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Atoms picked (−1: none) and their values, ascending; the lowest free atoms, with value 0, where places are left."""
+    """Atoms picked (−1: none) and their values, ascending; places left go to the lowest free atoms, with value 0."""
     n, device = len(picked), picked.device
     taken = picked >= 0
     free = torch.ones((n, width + 1), dtype=torch.bool, device=device)
@@ -352,8 +352,7 @@ def _product(rows: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
     """rows·atomsᵀ, float32 (n, m), each element summed in one order: that with the Gram matrix is symmetric."""
     (n, d), m = rows.shape, len(atoms)
     out = torch.empty((n, m), device=rows.device)
-    launch.run(_store_scores, (triton.cdiv(n, 64), triton.cdiv(m, 128)), rows, atoms, out, n, m, d,
-               ROWS=64, COLUMNS=128, DEPTH=32)  # fmt: skip
+    launch.run(_store_scores, (triton.cdiv(n, ROWS), triton.cdiv(m, COLUMNS)), rows, atoms, out, n, m, d, **SIDES)
     return out
 
 
@@ -367,7 +366,7 @@ def _move_and_search(
     magnitude: bool,
     closed: torch.Tensor | None,
 ) -> torch.Tensor:
-    """out = start − Σ solved·gram[chosen], and the keys of its `wanted` largest entries per row, descending."""
+    """Set out = start − Σ solved·gram[chosen]; give the keys of its `wanted` largest entries per row, descending."""
     n, m = start.shape
     tiles = triton.cdiv(m, SPAN)
     kept = min(wanted, SPAN)

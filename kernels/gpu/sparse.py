@@ -267,7 +267,7 @@ def _decode(out, X, indices, values, atoms, bias, squares, k, d, CODES: tl.const
 
 @triton.jit
 def _in_codes(error, indices, values, atoms, gradient, scale, k, d, CODES: tl.constexpr, BLOCK: tl.constexpr):
-    """scale · e·D_jᵀ at the active places of one row."""
+    """Gradient scale · e·D_jᵀ at the active places of one row."""
     row = tl.program_id(0).to(tl.int64)
     for first in range(0, k, CODES):
         which = first + tl.arange(0, CODES)

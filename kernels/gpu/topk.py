@@ -22,6 +22,7 @@ from conceptome_kernels.checks import count
 from conceptome_kernels.gpu import launch
 
 ROWS, COLUMNS, DEPTH = 64, 128, 32  # a tile: rows × atoms, and the dimensions multiplied at a time
+SIDES = {"ROWS": ROWS, "COLUMNS": COLUMNS, "DEPTH": DEPTH, "num_warps": 8}
 ROOM = 2**23  # keys kept at a time: 64 MiB
 RESCORED = 32  # atoms beyond k that are scored again, at least
 SUM_ROUNDING = 2.0**-21  # per term, of sums that the tensor cores may truncate
@@ -118,7 +119,7 @@ def encode_topk(
     FloatingPointError
         NaN among the scores: the encoder holds NaN, or products overflow.
     """
-    n, m, d = _encoder(X, encoder, encoder_bias, bias)
+    _, m, d = _encoder(X, encoder, encoder_bias, bias)
     k = count("k", k, 1, m)
     if packed is None:
         top = largest(X, encoder, k, shift=bias, offset=encoder_bias)
@@ -225,7 +226,7 @@ def _keys(
     nan = torch.zeros(grid, dtype=torch.int32, device=rows.device)
     launch.run(
         _tile_keys, grid, rows, shift, atoms, offset, closed, keys, nan, n, m, d, tiles,
-        MAGNITUDE=magnitude, KEPT=kept, ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH,
+        MAGNITUDE=magnitude, KEPT=kept, **SIDES,
     )  # fmt: skip
     if nan.any():
         raise FloatingPointError("scores hold NaN")
@@ -272,7 +273,7 @@ def _screened(
             _tile_bounds, (triton.cdiv(size, ROWS), tiles),
             *(_bits(each) for each in (low.rounded, packed.rounded)), low.length, low.error, packed.length,
             packed.error, encoder_bias, keys, size, m, d, tiles, (d + 8) * SUM_ROUNDING, (d + 8) * 2 * SMALLEST,
-            BITS=launch.INTERPRETED, KEPT=kept, ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=2 * DEPTH,
+            BITS=launch.INTERPRETED, KEPT=kept, **{**SIDES, "DEPTH": 2 * DEPTH},
         )  # fmt: skip
         hopeful = keys.flatten(1).topk(min(width + 1, tiles * kept), dim=1).values
         columns, _ = unpack_keys(hopeful)
@@ -298,7 +299,7 @@ def _screened(
 
 
 def _bits(rounded: torch.Tensor) -> torch.Tensor:
-    """The tensor as kernels take it: the interpreter multiplies bfloat16 as if it were integers, so it gets the bits."""
+    """Bfloat16 as kernels take it: the interpreter would multiply its bits as integers, so it gets them as such."""
     return rounded.view(torch.int16) if launch.INTERPRETED else rounded
 
 
@@ -338,8 +339,7 @@ def encode_threshold(
     grid = (triton.cdiv(n, ROWS), tiles)
     nan = torch.zeros(grid, dtype=torch.int32, device=X.device)
     given = (X, bias, encoder, encoder_bias, threshold)
-    sides = {"ROWS": ROWS, "COLUMNS": COLUMNS, "DEPTH": DEPTH}
-    launch.run(_count_above, grid, *given, counts, nan, n, m, d, tiles, **sides)
+    launch.run(_count_above, grid, *given, counts, nan, n, m, d, tiles, **SIDES)
     if nan.any():
         raise FloatingPointError("scores hold NaN")
     ends = counts.flatten().cumsum(0)
@@ -348,7 +348,7 @@ def encode_threshold(
     indices = torch.empty(int(indptr[-1]), dtype=torch.int32, device=X.device)
     values = torch.empty(len(indices), device=X.device)
     if len(indices):
-        launch.run(_write_above, grid, *given, starts, indices, values, n, m, d, tiles, **sides)
+        launch.run(_write_above, grid, *given, starts, indices, values, n, m, d, tiles, **SIDES)
     return indptr, indices, values
 
 

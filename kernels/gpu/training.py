@@ -14,7 +14,7 @@ from conceptome_kernels.gpu.topk import Packed, pack
 from conceptome_kernels.training import Rates
 
 ATOMS = 4  # atoms per program: each adds one row to the gradient in b
-CODES = 8
+TILE = 8192  # numbers of codes' rows that are read at a time
 MOST = 8192  # dimensions: a program holds whole atoms in its registers
 
 
@@ -90,13 +90,14 @@ def update(
         *_term("main", main, n, m, d, device),
         *(_term("aux", aux, n, m, d, device) if aux else (None, None, None, None, None, 0.0)),
     ]
+    block = launch.power(d, 16, MOST)
     panels = triton.cdiv(m, ATOMS)
     in_bias = torch.empty((panels, d), device=device)
     # 1 − β in float64: its float32 is not that of 1 − float32(β).
     numbers = (1 - rates.keep_first, rates.keep_second, 1 - rates.keep_second, rates.size, rates.epsilon)
     launch.run(
         _update, (panels,), inputs, *terms, *tensors, in_bias, m, d, *map(float, numbers),
-        ATOMS=ATOMS, CODES=CODES, BLOCK=launch.power(d, 16, MOST), num_warps=8,
+        ATOMS=ATOMS, CODES=min(TILE // block, 64), BLOCK=block, num_warps=8,
     )  # fmt: skip
     if packed is not None:
         pack(encoder.value, out=packed)
@@ -132,12 +133,12 @@ def _update(
         start, end = tl.load(offsets + atom), tl.load(offsets + atom + 1)
         in_atom = scale * gather(rows, values, error, start, end, 0, d, CODES, BLOCK)
         in_encoder = gather(rows, gradient, inputs, start, end, 0, d, CODES, BLOCK)
-        in_encoder_bias = total(gradient, start, end, CODES)
+        in_encoder_bias = total(gradient, start, end, 64)
         if aux_error is not None:
             start, end = tl.load(aux_offsets + atom), tl.load(aux_offsets + atom + 1)
             in_atom += aux_scale * gather(aux_rows, aux_values, aux_error, start, end, 0, d, CODES, BLOCK)
             in_encoder += gather(aux_rows, aux_gradient, inputs, start, end, 0, d, CODES, BLOCK)
-            in_encoder_bias += total(aux_gradient, start, end, CODES)
+            in_encoder_bias += total(aux_gradient, start, end, 64)
         in_encoder_bias = in_encoder_bias.to(tl.float32)
         at = tl.cast(atom, tl.int64) * d + places
         row = tl.load(encoder + at, mask=inside, other=0.0)
