@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "random": ("conceptome.dictionaries.random_atoms", "Random", "fit"),
 }
 TRAINED = ("topk", "icfl")
+ON_GPU = ("topk",)
 
 
 def fit(
@@ -67,7 +68,7 @@ def fit(
     threads
         Of torch and BLAS while fitting; None: as they are.
     device
-        "cpu".
+        "cpu"; for topk also a GPU as torch names it, "cuda" or "cuda:1": training runs there.
     rows
         (n,) bool: the training rows; None: all.
     whitening
@@ -87,7 +88,7 @@ def fit(
     if name not in METHODS:
         raise ConfigError(f"dictionary method '{name}' is not known; choose one of {', '.join(METHODS)}")
     if device != "cpu":
-        raise ConfigError(f"device '{device}' is not supported by dictionary method '{name}'; use device='cpu'")
+        _check_device(name, device)
     from conceptome.dictionaries.rows import training_rows
     from conceptome.dictionaries.training import thread_limit
 
@@ -98,6 +99,8 @@ def fit(
     module, class_name, function = METHODS[name]
     module = importlib.import_module(module)
     extra = {"progress": progress} if name in TRAINED else {}
+    if device != "cpu":
+        extra["device"] = device
     with thread_limit(threads, with_torch=needs_torch(name)):
         selected = training_rows(X_or_store, rows, whitening)
         parameters, training = getattr(module, function)(selected, config, seed, **extra)
@@ -162,6 +165,15 @@ def learn(
             else:
                 codes = Codes.concatenate([dictionary.encode(whitening.transform(X)) for X in store.batches(8192)])
             yield dictionary, codes
+
+
+def _check_device(name: str, device: str) -> None:
+    """Refuse a device that the method cannot use, or that is not there."""
+    if name not in ON_GPU or device.partition(":")[0] != "cuda":
+        raise ConfigError(f"device '{device}' is not supported by dictionary method '{name}'; use device='cpu'")
+    from conceptome.dictionaries.topk_gpu import check_device
+
+    check_device(device)
 
 
 def needs_torch(name: str) -> bool:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from conceptome.config.dictionaries import TopK as Options
+    from conceptome.dictionaries.topk_gpu import GpuTrainer
 
     Tensors = dict[str, torch.Tensor]
 
@@ -149,6 +150,13 @@ class TorchTrainer:
         self.parameters = parameters
         self.optimiser = Adam(parameters, epsilon=6.25e-10)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """As `training.Trainer` says: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """As `training.Trainer` says."""
+
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
         import torch
@@ -177,6 +185,10 @@ class KernelTrainer(TorchTrainer):
     def __init__(self, parameters: dict[str, np.ndarray], options: Options):
         super().__init__(parameters, options)
         self.packed = pack(parameters["encoder"])
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """As `training.Trainer` says."""
+        pack(self.parameters["encoder"], out=self.packed)
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
@@ -216,13 +228,22 @@ class KernelTrainer(TorchTrainer):
         return Part(by_atom(indices, values, gradient, self.m), error, scale), squares
 
 
+def new_trainer(parameters: dict[str, np.ndarray], options: Options, device: str) -> TorchTrainer | GpuTrainer:
+    """Choose what takes the steps: Triton on a GPU; on the CPU compiled kernels, or torch where there are none."""
+    if device != "cpu":
+        from conceptome.dictionaries.topk_gpu import GpuTrainer
+
+        return GpuTrainer(parameters, options, device)
+    return (KernelTrainer if conceptome_kernels.available() else TorchTrainer)(parameters, options)
+
+
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, device: str = "cpu"
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
     atoms = random_atoms(options.m, rows.shape[1], seed)
-    trainer = (KernelTrainer if conceptome_kernels.available() else TorchTrainer)(
+    trainer = new_trainer(
         {
             "atoms": atoms,
             "encoder": atoms.copy(),
@@ -230,8 +251,11 @@ def fit(
             "bias": (scale.centre / scale.deviation).astype(np.float32),
         },
         options,
+        device,
     )
     training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
+    # A GPU's parameters come back only when asked for.
+    trainer.state()
     parameters = dict(trainer.parameters)
     # Codes are as long as the activations: undo the scaling in the two biases, the only parameters that carry it.
     for name in ("bias", "encoder_bias"):
