@@ -5,6 +5,7 @@ The interpreter needs milliseconds for each operation of each program, so shapes
 
 import os
 
+import benchmark_gpu
 import numpy as np
 import pytest
 import torch
@@ -195,10 +196,10 @@ def test_threshold_is_the_specification(problem, kind):
 
 
 @st.composite
-def decoders(draw):
-    """Rows, codes with empty places, atoms and a bias."""
+def decoders(draw, sizes=(1, 2, 31, 33)):
+    """Rows, codes with empty places, atoms (as many as one of the sizes) and a bias."""
     n, d = draw(st.sampled_from([1, 2, 7])), draw(st.sampled_from([1, 3, 17, 64, 100]))
-    m = draw(st.sampled_from([1, 2, 31, 33]))
+    m = draw(st.sampled_from(sizes))
     k = draw(st.sampled_from(sorted({1, m, min(m, 9)})))
     scale = draw(st.sampled_from([1.0, 1.0, 1e-15, 1e15]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -270,7 +271,7 @@ def test_gradients_are_autograds():
 
 
 @SETTINGS
-@given(decoders(), st.booleans(), st.integers(0, 2**32 - 1))
+@given(decoders(sizes=(1, 2, 5)), st.booleans(), st.integers(0, 2**32 - 1))
 def test_update(problem, with_aux, seed):
     X, indices, values, atoms, bias = problem
     X, values, bias = X / max(np.abs(X).max(), 1e-30), values / max(values.max(initial=0), 1e-30), bias * 0
@@ -476,6 +477,15 @@ def test_fit_on_a_gpu():
     assert one.parameters["atoms"].tobytes() == other.parameters["atoms"].tobytes()
     on_cpu = fit("topk", X, m=64, k=8, steps=100, batch_size=256)
     assert one.card["training"]["fvu"] == pytest.approx(on_cpu.card["training"]["fvu"], rel=0.02)
+
+
+def test_the_benchmark_s_works_run(monkeypatch):
+    monkeypatch.setattr(benchmark_gpu, "ROUNDS", 2)
+    works = benchmark_gpu.works(benchmark_gpu.Setting(d=12, m=40, k=3, rows=4), DEVICE)
+    for name, work in works.items():
+        assert work.bound(benchmark_gpu.Peaks(1e12, 1e13, 1e11)) > 0
+        if not name.endswith("torch.compile"):
+            work.call()
 
 
 def test_empty_batches():
