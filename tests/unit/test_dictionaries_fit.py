@@ -173,6 +173,8 @@ def test_constant_rows_have_nothing_to_explain(name):
         ("topk", {"stepz": 5}, r"unknown key 'stepz'; did you mean 'steps'"),
         ("topk", {"steps": "many"}, r"'steps'"),
         ("topk", {"device": "quantum"}, r"device 'quantum' is not supported"),
+        ("topk", {"device": "cuda:99"}, r"device 'cuda:99' is not there"),
+        ("icfl", {"device": "cuda"}, r"device 'cuda' is not supported"),
         ("topp", {}, r"'topp' is not known; choose one of"),
     ],
 )

@@ -52,6 +52,7 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "kmeans": ("conceptome.dictionaries.kmeans", "KMeans", "fit"),
 }
 TRAINED = tuple(name for name in METHODS if issubclass(OPTIONS[name], TrainedBase))
+ON_GPU = ("topk",)
 
 # What cannot exceed the number of dimensions.
 LIMITED = {"pca": ("m", "k"), "ica": ("m", "k"), "identity": ("m", "k"), "ksvd": ("k",)}
@@ -87,7 +88,7 @@ def fit(
     threads
         Of torch and BLAS while fitting; None: as they are.
     device
-        "cpu".
+        "cpu"; for topk also a GPU as torch names it, "cuda" or "cuda:1": training runs there.
     rows
         (n,) bool: the training rows; None: all.
     whitening
@@ -109,12 +110,12 @@ def fit(
         No training rows, NaN or infinite values, no variance, diverged training.
     """
     if device != "cpu":
-        raise ConfigError(f"device '{device}' is not supported by dictionary method '{name}'; use device='cpu'")
+        _check_device(name, device)
     from conceptome.dictionaries.rows import training_rows
     from conceptome.dictionaries.training import thread_limit
 
     given = {key: value for key, value in {"m": m, "k": k}.items() if value is not None}
-    one = _Fit.of(name, given | options, seed, _width(X_or_store, whitening), progress, checkpoint)
+    one = _Fit.of(name, given | options, seed, _width(X_or_store, whitening), progress, checkpoint, device)
     with thread_limit(threads, with_torch=needs_torch(name)):
         return one.run(training_rows(X_or_store, rows, whitening))
 
@@ -232,6 +233,7 @@ class _Fit:
     seed: int
     progress: Progress | None
     checkpoint: Checkpoint | None
+    device: str = "cpu"
 
     @classmethod
     def of(
@@ -242,6 +244,7 @@ class _Fit:
         d: int,
         progress: Progress | None,
         checkpoint: str | Path | None,
+        device: str = "cpu",
     ) -> _Fit:
         from conceptome.dictionaries.checkpoint import Checkpoint
 
@@ -252,13 +255,15 @@ class _Fit:
         if config.m is not None:
             _encoder_budget(config, config.budget or config.m, config.m, d)
         kept = Checkpoint(Path(checkpoint) / f"seed{seed}.safetensors") if checkpoint and name in TRAINED else None
-        return cls(name, config, seed, progress, kept)
+        return cls(name, config, seed, progress, kept, device)
 
     def run(self, rows: Rows) -> Dictionary:
         """Fit on these rows."""
         module, class_name, function = METHODS[self.name]
         module = importlib.import_module(module)
         extra = {"progress": self.progress, "checkpoint": self.checkpoint} if self.name in TRAINED else {}
+        if self.device != "cpu":
+            extra["device"] = self.device
         parameters, training = getattr(module, function)(rows, self.config, self.seed, **extra)
         if not all(np.isfinite(value).all() for value in parameters.values()):
             raise DataError(f"dictionary '{self.name}': the fit ended in NaN or infinite values: lower learning_rate")
@@ -316,6 +321,15 @@ class _Together:
 
 def _width(source: np.ndarray | Store, whitening: Whitening | None) -> int:
     return whitening.card["p"] if whitening is not None else source.shape[-1]
+
+
+def _check_device(name: str, device: str) -> None:
+    """Refuse a device that the method cannot use, or that is not there."""
+    if name not in ON_GPU or device.partition(":")[0] != "cuda":
+        raise ConfigError(f"device '{device}' is not supported by dictionary method '{name}'; use device='cpu'")
+    from conceptome.dictionaries.topk_gpu import check_device
+
+    check_device(device)
 
 
 def needs_torch(name: str) -> bool:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import torch
 
     from conceptome.config.dictionaries import TopK as Options
+    from conceptome.dictionaries.topk_gpu import GpuTrainer
 
     Tensors = dict[str, torch.Tensor]
 
@@ -284,11 +285,17 @@ class ExplicitTrainer(KernelTrainer):
         return squared / size, np.bincount(indices[values != 0], minlength=self.m)
 
 
-def trainer_class(options: Options) -> type[TorchTrainer]:
-    """What takes the steps: compiled kernels where there are any, in one pass where nobody needs the gradients."""
+def new_trainer(parameters: dict[str, np.ndarray], options: Options, device: str) -> TorchTrainer | GpuTrainer:
+    """Choose what takes the steps: Triton on a GPU; on the CPU compiled kernels, or torch where there are none."""
+    if device != "cpu":
+        from conceptome.dictionaries.topk_gpu import GpuTrainer
+
+        return GpuTrainer(parameters, options, device)
     if not conceptome_kernels.available():
-        return TorchTrainer
-    return ExplicitTrainer if options.gradient_clip is not None or current().size > 1 else KernelTrainer
+        return TorchTrainer(parameters, options)
+    # One pass where nobody needs the gradients.
+    explicit = options.gradient_clip is not None or current().size > 1
+    return (ExplicitTrainer if explicit else KernelTrainer)(parameters, options)
 
 
 def fit(
@@ -297,11 +304,12 @@ def fit(
     seed: int,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
     atoms = random_atoms(options.m, rows.shape[1], seed)
-    trainer = trainer_class(options)(
+    trainer = new_trainer(
         {
             "atoms": atoms,
             "encoder": atoms.copy(),
@@ -309,10 +317,13 @@ def fit(
             "bias": (scale.centre / scale.deviation).astype(np.float32),
         },
         options,
+        device,
     )
     training = train(
         trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
     )
+    # A GPU's parameters come back only when asked for.
+    trainer.state()
     parameters = dict(trainer.parameters)
     # Codes are as long as the activations: undo the scaling in the two biases, the only parameters that carry it.
     for name in ("bias", "encoder_bias"):
