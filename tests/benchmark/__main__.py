@@ -11,6 +11,8 @@ import os
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from bars import AUTOENCODERS, BASELINES, OURS, PEERS, SAE_LENS_BF16, TORCH_PATH
 from contest import ROOT, Contestant, LostError, compete
 from data import standardised, superposition, yeast
 from page import Measured, draw, half_width, write
-from worker import Setting
+from worker import Setting, one_line
+
+from conceptome_kernels import available
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 RESULTS = ROOT / "results" / "benchmark"
 # Parts still to come are left out once the run has taken this long; the last one that began may take the rest.
-LIMIT_MINUTES = 26.0
+LIMIT_MINUTES = 24.0
 ATOMS = (2048, 4096, 8192, 16384, 32768, 65536)
 SIZES_BATCH = 1024
 RATES = (None, 1e-3, 3e-3)
@@ -101,6 +105,14 @@ class Run:
 
         say(f"the machine's limits, {self.measured.threads} threads")
         self.measured.roof = roof.measure(self.measured.threads)
+
+    def attempt(self, part: str, work: Callable[[], None]) -> None:
+        """Do one part; where it fails, the page says so and the rest goes on."""
+        try:
+            work()
+        except Exception as error:
+            traceback.print_exc()
+            self.measured.left_out.append(f"{part} ({one_line(error)})")
 
     def compare(self) -> None:
         """The contests."""
@@ -195,7 +207,7 @@ class Run:
                 continue
             best: dict = {"fvu": np.inf}
             reason = ""
-            for work in ("train topk", "train batch_topk") if name == OURS else ("train topk",):
+            for work in ("learn topk", "learn batch_topk") if name == OURS else ("learn topk",):
                 for rate in (None,) if name == OURS else RATES:
                     if self.clock.late and np.isfinite(best["fvu"]):
                         continue
@@ -212,7 +224,7 @@ class Run:
                     say(f"  {name} {work} rate {rate or 'default'}: {json.dumps(answer)}")
                     row = {**answer, "rate": "default" if rate is None else f"{rate:g}", "work": work}
                     if name == OURS:
-                        label = f"{OURS}, {'TopK' if work == 'train topk' else 'BatchTopK'}"
+                        label = f"{OURS}, {'TopK' if work == 'learn topk' else 'BatchTopK'}"
                         rows.append({"data": data, "who": label, "m": setting.m, "reason": "", **row})
                     elif row["fvu"] < best["fvu"]:
                         best = row
@@ -265,14 +277,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every contestant (default: all cores)")
     parser.add_argument("--minutes", type=float, default=LIMIT_MINUTES, help="no part is begun after so many minutes")
     arguments = parser.parse_args()
+    if not available():
+        raise SystemExit("error: there are no compiled kernels to measure: install a C++ compiler")
     page = RESULTS / "performance.md" if arguments.quick else ROOT / "docs" / "performance.md"
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         run = Run(Path(folder), quick=arguments.quick, threads=arguments.threads, minutes=arguments.minutes)
         try:
-            run.limits()
-            run.compare()
-            run.quality()
-            run.sweeps()
+            run.attempt("the machine's limits", run.limits)
+            run.attempt("the contests", run.compare)
+            run.attempt("quality", run.quality)
+            run.attempt("rows against m and threads", run.sweeps)
             run.finish(page)
         finally:
             run.close()

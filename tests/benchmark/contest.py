@@ -24,6 +24,8 @@ CALL_SECONDS = 180.0
 WATCH_SECONDS = 0.01
 # Threads of the contestant before may still spin.
 PAUSE_SECONDS = 0.02
+# A contestant whose turns last longer than this in all gets fewer, but two.
+TURNS_SECONDS = 25.0
 
 
 class LostError(Exception):
@@ -181,12 +183,14 @@ def compete(
     Parameters
     ----------
     rounds, seconds
-        Number of turns of each, and how long a turn lasts at least; a turn is at least one call.
+        Number of turns of each, and how long a turn lasts at least; a turn is at least one call. One that is slow gets
+        fewer turns, at least two.
     works
         Contestant → its own name for the work, where it has one.
     """
     results: dict[str, Result] = {}
     present: list[Contestant] = []
+    turns: dict[str, int] = {}
     for contestant in contestants:
         contestant.start(threads)
     for contestant in contestants:
@@ -200,15 +204,16 @@ def compete(
             built, _ = contestant.ask(do="build", **request)
             # The warm-up makes the moments, and is where memory is watched.
             _, most = contestant.ask(do="round", seconds=0.0, watch=True)
-            _, again = contestant.ask(do="round", seconds=0.0, watch=True)
+            done, again = contestant.ask(do="round", seconds=0.0, watch=True)
+            turns[contestant.name] = max(2, min(rounds, int(TURNS_SECONDS / max(done["seconds"], seconds))))
             result.growth = max(most, again) - built["before"] - built["arrays"]
             present.append(contestant)
         except LostError as lost:
             result.reason = str(lost)
     for number in range(rounds):
-        turn = number % max(1, len(present))
-        for contestant in present[turn:] + present[:turn]:
-            if results[contestant.name].reason:
+        first = number % max(1, len(present))
+        for contestant in present[first:] + present[:first]:
+            if results[contestant.name].reason or number >= turns[contestant.name]:
                 continue
             time.sleep(PAUSE_SECONDS)
             try:

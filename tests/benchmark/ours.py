@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from worker import Built, Learned, Setting, encoding, serve
+from worker import Built, Learned, Setting, encoding, quality, serve
 
 SEED = 0
 PURSUIT_ROWS = 1024
@@ -66,12 +66,26 @@ def train(method: str) -> Callable[[np.ndarray, Setting], Learned]:
             trainer.step(x, dead, state["step"])
             state["step"] += 1
 
-        def reconstruct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            raise NotImplementedError
-
-        return Learned(step, reconstruct, sum(value.size for value in trainer.parameters.values()))
+        return Learned(step, sum(value.size for value in trainer.parameters.values()))
 
     return make
+
+
+def learn(method: str) -> Callable[..., dict[str, float]]:
+    """Fit as a user does, with as many rows seen as the order of batches has, and measure quality."""
+
+    def call(X: np.ndarray, test: np.ndarray, order: np.ndarray, s: Setting) -> dict[str, float]:
+        from conceptome.dictionaries import fit
+
+        dictionary = fit(method, X, m=s.m, k=s.k, seed=SEED, steps=len(order), batch_size=order.shape[1])
+
+        def reconstruct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            codes = dictionary.encode(x)
+            return dictionary.decode(codes), codes.to_scipy().toarray() != 0
+
+        return quality(reconstruct, X, test)
+
+    return call
 
 
 def encode_topk(X: np.ndarray, s: Setting) -> Built:
@@ -146,7 +160,10 @@ def works(name: str) -> dict[str, Callable]:
 
     if name != "conceptome":
         return {"encode icfl": recompute(name)}
-    offered = {f"train {method}": train(method) for method in ("topk", "batch_topk") if method in METHODS}
+    offered: dict[str, Callable] = {}
+    for method in ("topk", "batch_topk"):
+        if method in METHODS:
+            offered |= {f"train {method}": train(method), f"learn {method}": learn(method)}
     return {**offered, "encode topk": encode_topk, **{f"encode {each}": pursue(each) for each in ("mp", "omp", "icfl")}}
 
 

@@ -145,11 +145,11 @@ def bound_rows(measured: Measured) -> list[tuple[str, str, str, str, str]]:
         )  # fmt: skip
     if measured.quality is not None:
         for data, part in measured.quality.groupby("data", sort=False):
-            ours = part[part.who.str.startswith(OURS)]
+            ours = part[part.who == f"{OURS}, TopK"].dropna(subset="fvu")
             theirs = part[~part.who.str.startswith(OURS)].dropna(subset="fvu")
-            if ours.dropna(subset="fvu").empty or theirs.empty:
+            if ours.empty or theirs.empty:
                 continue
-            best, mine = theirs.loc[theirs.fvu.idxmin()], ours.loc[ours.fvu.idxmin()]
+            best, mine = theirs.loc[theirs.fvu.idxmin()], ours.iloc[0]
             rows.append(
                 (f"FVU at equal rows, {data}", f"the best peer ({best.who})", f"≤ {best.fvu:.4f}", f"{mine.fvu:.4f}",
                  verdict(bool(mine.fvu <= best.fvu)))

@@ -71,7 +71,7 @@ def sae_lens(*, autocast: bool = False) -> dict[str, Callable]:
                     codes = sae.encode(torch.from_numpy(x))
                     return sae.decode(codes).numpy(), (codes > 0).numpy()
 
-            return Learned(step, reconstruct, count(sae))
+            return Learned(step, count(sae), reconstruct)
 
         return make
 
@@ -125,7 +125,7 @@ def dictionary_learning() -> dict[str, Callable]:
                     codes = trainer.ae.encode(torch.from_numpy(x), use_threshold=False)
                     return trainer.ae.decode(codes).numpy(), (codes > 0).numpy()
 
-            return Learned(step, reconstruct, count(trainer.ae))
+            return Learned(step, count(trainer.ae), reconstruct)
 
         return make
 
@@ -175,7 +175,7 @@ def sparsify() -> dict[str, Callable]:
                 np.put_along_axis(active, indices.numpy(), values.numpy() > 0, axis=1)
                 return coder.decode(values, indices).numpy(), active
 
-        return Learned(step, reconstruct, count(coder))
+        return Learned(step, count(coder), reconstruct)
 
     def encode(X: np.ndarray, s: Setting) -> Built:
         coder = SparseCoder(s.d, SparseCoderConfig(num_latents=s.m, k=s.k), dtype=torch.float32)
@@ -219,7 +219,7 @@ def overcomplete() -> dict[str, Callable]:
                 sae.train()
                 return x_hat.numpy(), (codes > 0).numpy()
 
-            return Learned(step, reconstruct, count(sae))
+            return Learned(step, count(sae), reconstruct)
 
         return make
 

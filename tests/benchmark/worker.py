@@ -19,6 +19,10 @@ from typing import Any
 
 import numpy as np
 
+Reconstruct = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Rows of one call when quality is measured.
+EVALUATED = 1024
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -43,11 +47,14 @@ class Built:
 
 @dataclass
 class Learned:
-    """A learned dictionary: `step` trains on rows (B, d), `reconstruct` gives x̂ (n, d) and active places (n, m)."""
+    """A dictionary being learned.
+
+    `step` trains on rows (B, d); `reconstruct` gives x̂ (n, d) and active places (n, m); `parameters` is their number.
+    """
 
     step: Callable[[np.ndarray], Any]
-    reconstruct: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     parameters: int
+    reconstruct: Reconstruct | None = None
 
 
 def cycle(X: np.ndarray, size: int) -> Callable[[], np.ndarray]:
@@ -93,26 +100,34 @@ def anonymous() -> int:
         return next(int(line.split()[1]) * 1024 for line in handle if line.startswith("RssAnon"))
 
 
-def evaluate(learned: Learned, X: np.ndarray, test: np.ndarray, order: np.ndarray) -> dict[str, float]:
-    """Train on the rows in the given order of batches; FVU and L0 of the test rows, atoms silent on all rows."""
-    start = time.perf_counter()
-    for index in order:
-        learned.step(X[index])
-    seconds = time.perf_counter() - start
+def quality(reconstruct: Reconstruct, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """FVU and L0 of the test rows; atoms that fire on no training row."""
     fired, squares, count = None, 0.0, 0
-    for at in range(0, len(X), 1024):
-        active = learned.reconstruct(X[at : at + 1024])[1].any(axis=0)
+    for at in range(0, len(train), EVALUATED):
+        active = reconstruct(train[at : at + EVALUATED])[1].any(axis=0)
         fired = active if fired is None else fired | active
-    for at in range(0, len(test), 1024):
-        rows = test[at : at + 1024]
-        x_hat, active = learned.reconstruct(rows)
+    for at in range(0, len(test), EVALUATED):
+        rows = test[at : at + EVALUATED]
+        x_hat, active = reconstruct(rows)
         squares += float(np.square(rows - x_hat, dtype=np.float64).sum())
         count += int(active.sum())
     total = float(np.square(test - test.mean(axis=0), dtype=np.float64).sum())
-    return {"fvu": squares / total, "l0": count / len(test), "dead": int((~fired).sum()), "seconds": seconds}
+    return {"fvu": squares / total, "l0": count / len(test), "dead": int((~fired).sum())}
 
 
-Works = dict[str, Callable[[np.ndarray, Setting], Built | Learned]]
+def learning(make: Callable[[np.ndarray, Setting], Learned]) -> Callable[..., dict[str, float]]:
+    """Training on the rows in a given order of batches, and its quality."""
+
+    def learn(X: np.ndarray, test: np.ndarray, order: np.ndarray, setting: Setting) -> dict[str, float]:
+        learned = make(X, setting)
+        for index in order:
+            learned.step(X[index])
+        return quality(learned.reconstruct, X, test)
+
+    return learn
+
+
+Works = dict[str, Callable[..., Any]]
 
 
 def serve(offer: Callable[[], Works], threads: Callable[[int], None]) -> None:
@@ -121,7 +136,8 @@ def serve(offer: Callable[[], Works], threads: Callable[[int], None]) -> None:
     Parameters
     ----------
     offer
-        Imports the library and tells what this contestant can do; "train …" gives a `Learned`, "encode …" a `Built`.
+        Imports the library and tells what this contestant can do. "train …" makes a `Learned` and "encode …" a `Built`,
+        both of (rows, setting); "learn …" is as `learning` makes it, and is made so where there is none.
     threads
         Sets the number of threads.
     """
@@ -133,6 +149,8 @@ def serve(offer: Callable[[], Works], threads: Callable[[int], None]) -> None:
 
     try:
         works = offer()
+        learned = {name.replace("train", "learn"): learning(make) for name, make in works.items() if "train" in name}
+        works = {**learned, **works}
     except Exception as error:
         traceback.print_exc()
         answer({"error": one_line(error)})
@@ -167,9 +185,9 @@ def serve(offer: Callable[[], Works], threads: Callable[[int], None]) -> None:
                 built = None
                 threads(request["threads"])
                 X, test, order = (np.load(request[name]) for name in ("train", "test", "order"))
-                learned = works[request["work"]](X, Setting(**request["setting"]))
-                answer(evaluate(learned, X, test, order))
-                learned = None
+                start = time.perf_counter()
+                found = works[request["work"]](X, test, order, Setting(**request["setting"]))
+                answer({**found, "seconds": round(time.perf_counter() - start, 1)})
         except Exception as error:
             traceback.print_exc()
             answer({"error": one_line(error)})

@@ -1,10 +1,13 @@
-"""What the test of the interchange has sae-lens do, in sae-lens's environment.
+"""What the test of the interchange has sae-lens do, in sae-lens's environment: `python sae_lens_side.py FOLDER`.
 
-`encode FOLDER X OUT` loads a folder and saves the codes and reconstruction of X; `save FOLDER ARCHITECTURE D M K` saves
-an autoencoder of its own with random parameters.
+Saves an autoencoder of its own with random parameters in FOLDER/saved/ARCHITECTURE, for each of FOLDER/saved.json; then
+loads every folder of FOLDER/saved and FOLDER/exported, and writes its codes and reconstruction of FOLDER/rows.npy
+beside it.
 """
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,27 +15,28 @@ from sae_lens import SAE
 from sae_lens.registry import get_sae_class
 
 
-def encode(folder, rows, out):
-    sae = SAE.load_from_disk(folder)
-    with torch.no_grad():
-        codes = sae.encode(torch.from_numpy(np.load(rows)))
-        np.savez(out, codes=codes.numpy(), reconstruction=sae.decode(codes).numpy(), kind=type(sae).__name__)
-
-
-def save(folder, architecture, d, m, k):
-    kind, options = get_sae_class(architecture)
-    further = {
-        "topk": {"k": int(k), "rescale_acts_by_decoder_norm": True},
-        "matching_pursuit": {"max_iterations": int(k), "residual_threshold": 0.0, "stop_on_duplicate_support": False},
-    }
+def save(folder, architecture, options):
+    kind, config = get_sae_class(architecture)
     torch.manual_seed(0)
-    sae = kind(options(d_in=int(d), d_sae=int(m), **further.get(architecture, {})))
+    sae = kind(config(**options))
     for name, value in sae.named_parameters():
         value.data = torch.rand_like(value) + 0.1 if name == "threshold" else 0.5 * torch.randn_like(value)
     if architecture == "matching_pursuit":
         sae.W_dec.data /= sae.W_dec.data.norm(dim=1, keepdim=True)
-    sae.save_model(folder)
+    sae.save_model(folder / architecture)
+
+
+def encode(folder, X):
+    sae = SAE.load_from_disk(folder)
+    with torch.no_grad():
+        codes = sae.encode(torch.from_numpy(X))
+        out = {"codes": codes.numpy(), "reconstruction": sae.decode(codes).numpy(), "kind": type(sae).__name__}
+        np.savez(folder.with_suffix(".npz"), **out)
 
 
 if __name__ == "__main__":
-    {"encode": encode, "save": save}[sys.argv[1]](*sys.argv[2:])
+    base = Path(sys.argv[1])
+    for architecture, options in json.loads((base / "saved.json").read_text()).items():
+        save(base / "saved", architecture, options)
+    for folder in sorted(path for path in base.glob("*/*") if path.is_dir()):
+        encode(folder, np.load(base / "rows.npy"))
