@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 CONFIG ?=
@@ -37,8 +38,9 @@ test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
 test-slow: $(STAMP) ## the longer checks: two runs from scratch, an interrupted run
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-benchmark: $(STAMP) ## the kernels beside torch and scikit-learn; writes docs/performance.md
-	@$(BIN)/python kernels/benchmark.py $(ARGS)
+benchmark: $(STAMP) ## Conceptome beside its peers (at most 30 minutes); writes docs/performance.md
+	@bash scripts/setup_peers.sh "$(BIN)/python" $(PEERS) || echo "warning: the peers could not be set up: without them" >&2
+	@$(BIN)/python tests/benchmark $(ARGS)
 
 report: $(STAMP) ## the Snakemake report of the last run, one offline HTML file
 	@$(CONCEPTOME) report $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES))
@@ -72,5 +74,5 @@ unlock: $(STAMP) ## remove the lock that a killed run left behind
 clean: ## remove results, keep retrieved sources
 	@find results -mindepth 1 -maxdepth 1 ! -name README.md ! -name sources -exec rm -rf {} +
 
-clean-all: clean ## remove results, sources and the virtual environment
-	@rm -rf results/sources $(VENV) .snakemake
+clean-all: clean ## remove results, sources and the virtual environments
+	@rm -rf results/sources $(VENV) $(PEERS) .snakemake

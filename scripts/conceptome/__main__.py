@@ -11,6 +11,9 @@ from pathlib import Path
 from conceptome import __version__
 from conceptome.errors import ConceptomeError
 
+# Libraries that dictionaries are exchanged with.
+LIBRARIES = ("sae-lens",)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe every command. Nothing heavy is imported: `conceptome --help` answers at once."""
@@ -43,6 +46,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_results(verify)
     verify.set_defaults(function=_ledger_verify)
 
+    dictionary = commands.add_parser("dictionary", help="dictionaries of other libraries").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    export = dictionary.add_parser("export", help="write a learned dictionary as another library's folder")
+    export.add_argument("--to", required=True, choices=LIBRARIES, help="the library that is to read it")
+    _add_folders(export)
+    export.set_defaults(function=_dictionary_export)
+    importer = dictionary.add_parser("import", help="save another library's folder as a dictionary")
+    importer.add_argument("--from", required=True, dest="source", choices=LIBRARIES, help="the library that wrote it")
+    _add_folders(importer)
+    importer.set_defaults(function=_dictionary_import)
+
     dag = commands.add_parser("dag", help="draw the graph of rules")
     _add_config(dag)
     dag.add_argument("--output", metavar="FILE", help="default: dag.svg in the results folder")
@@ -64,6 +79,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="configuration file (default: chosen on the first run)")
     parser.add_argument("--studies", metavar="A,B", help="only these studies")
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="what is read")
+    parser.add_argument("out", metavar="OUT", help="folder to write; must be new or empty")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +163,22 @@ def _ledger_verify(arguments: argparse.Namespace) -> int:
         read = entries(arguments.results)
         print(f"ledger intact: {len(read)} entries, {sum(len(entry['records']) for entry in read)} records unchanged")
     return 1 if findings else 0
+
+
+def _dictionary_export(arguments: argparse.Namespace) -> int:
+    from conceptome.dictionaries.interchange import export
+
+    export(arguments.folder, arguments.out, to=arguments.to)
+    print(f"{arguments.to}: {arguments.out}")
+    return 0
+
+
+def _dictionary_import(arguments: argparse.Namespace) -> int:
+    from conceptome.dictionaries.interchange import import_from
+
+    import_from(arguments.folder, arguments.out, source=arguments.source)
+    print(f"dictionary: {arguments.out}")
+    return 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:

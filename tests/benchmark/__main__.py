@@ -1,0 +1,296 @@
+"""`make benchmark`: Conceptome beside its peers, in one run of at most 30 minutes; writes docs/performance.md.
+
+`--quick` makes everything small, to try the program itself: its figures mean nothing and go to results/benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from bars import AUTOENCODERS, BASELINES, OURS, PEERS, SAE_LENS_BF16, TORCH_PATH, Contest, contests
+from contest import ROOT, Contestant, LostError, compete
+from data import standardised, superposition, yeast
+from page import Measured, draw, half_width, write
+from worker import Setting, one_line
+
+from conceptome_kernels import available
+
+PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+RESULTS = ROOT / "results" / "benchmark"
+# Parts still to come are left out once the run has taken this long; the last one that began may take the rest.
+LIMIT_MINUTES = 24.0
+ATOMS = (2048, 4096, 8192, 16384, 32768, 65536)
+SIZES_BATCH = 1024
+RATES = (None, 1e-3, 3e-3)
+QUALITY = Setting(320, 2048, 32, 1024, steps=250)
+QUALITY_ROWS = 60_000
+
+
+class Clock:
+    """Minutes since the start, against the limit."""
+
+    def __init__(self, minutes: float):
+        self.start, self.limit = time.monotonic(), minutes
+
+    @property
+    def minutes(self) -> float:
+        """Minutes so far."""
+        return (time.monotonic() - self.start) / 60
+
+    @property
+    def late(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self.minutes > self.limit
+
+
+def field(logs: Path) -> dict[str, Contestant]:
+    """Everybody, by name; nothing is started."""
+    python = Path(sys.executable)
+    everybody = {
+        OURS: Contestant(OURS, python, "ours.py", "conceptome", logs),
+        TORCH_PATH: Contestant(TORCH_PATH, python, "ours.py", "conceptome", logs, CONCEPTOME_KERNELS="torch"),
+    }
+    for name, argument in BASELINES.items():
+        everybody[name] = Contestant(name, python, "ours.py", argument, logs)
+    for name in PEERS:
+        # Without such instructions autocast only makes it slower.
+        if name != SAE_LENS_BF16 or half_width():
+            everybody[name] = Contestant(name, PEERS_PYTHON, "peers.py", name, logs)
+    return everybody
+
+
+def say(text: str) -> None:
+    """Tell how far the run is."""
+    print(text, flush=True)
+
+
+class Run:
+    """One run of the benchmark."""
+
+    def __init__(self, folder: Path, *, quick: bool, threads: int, minutes: float):
+        self.folder, self.quick, self.clock = folder, quick, Clock(minutes)
+        self.measured = Measured(threads)
+        self.everybody = field(folder)
+        self.rounds, self.seconds = (2, 0.02) if quick else (5, 1.0)
+        self.files: dict[tuple[int, int], Path] = {}
+
+    def data(self, setting: Setting) -> Path:
+        """Four batches of rows, as a file."""
+        key = (4 * setting.batch, setting.d)
+        if key not in self.files:
+            self.files[key] = self.folder / f"rows_{key[0]}_{key[1]}.npy"
+            np.save(self.files[key], superposition(*key))
+        return self.files[key]
+
+    def late(self, part: str) -> bool:
+        """Leave a part out when the time is up."""
+        if self.clock.late:
+            self.measured.left_out.append(f"{part} (the run had taken {self.clock.minutes:.0f} minutes)")
+        return self.clock.late
+
+    def limits(self) -> None:
+        """Measure the machine itself, before anybody else runs."""
+        import roof
+
+        say(f"the machine's limits, {self.measured.threads} threads")
+        self.measured.roof = roof.measure(self.measured.threads)
+
+    def attempt(self, part: str, work: Callable[[], None]) -> None:
+        """Do one part; where it fails, the page says so and the rest goes on."""
+        try:
+            work()
+        except Exception as error:
+            traceback.print_exc()
+            self.measured.left_out.append(f"{part} ({one_line(error)})")
+
+    def compare(self) -> None:
+        """The contests."""
+        for contest in contests(self.quick):
+            title = f"{contest.title}, d = {contest.setting.d}, m = {contest.setting.m}"
+            if self.late(title):
+                continue
+            say(f"[{self.clock.minutes:.1f} min] {title}")
+            slow = contest.setting.m > 32768
+            self.measured.contests.append((contest, self.run(contest, rounds=3 if slow else self.rounds)))
+
+    def run(self, contest: Contest, rounds: int, threads: int | None = None, seconds: float | None = None) -> dict:
+        """Time one contest and print its medians."""
+        present = [self.everybody[name] for name in contest.who if name in self.everybody]
+        results = compete(
+            contest.work,
+            present,
+            contest.setting,
+            self.data(contest.setting),
+            threads=threads or self.measured.threads,
+            rounds=rounds,
+            seconds=self.seconds if seconds is None else seconds,
+        )
+        for name, result in results.items():
+            if result.rates:
+                growth = f", {result.growth / 2**20:.0f} MiB more" if result.growth is not None else ""
+                say(f"  {name}: {result.median:,.0f} rows/s{growth} {result.reason}")
+            elif result.reason != "does not offer this":
+                say(f"  {name}: left out: {result.reason}")
+        return results
+
+    def sweep(self, part: str, settings: list[tuple[int, Setting, int]], column: str) -> pd.DataFrame | None:
+        """TopK training step over (value of `column`, setting, threads)."""
+        rows = []
+        for value, setting, threads in settings:
+            if self.late(f"{part}: {column} = {value}"):
+                continue
+            say(f"[{self.clock.minutes:.1f} min] {part}: {column} = {value:,}")
+            contest = Contest(part, part, "train topk", setting, (OURS, TORCH_PATH, *AUTOENCODERS))
+            for name, result in self.run(contest, rounds=3, threads=threads, seconds=self.seconds / 3).items():
+                rows += [{"who": name, column: value, "rate": rate} for rate in result.rates]
+        return pd.DataFrame(rows) if rows else None
+
+    def sweeps(self) -> None:
+        """Rows per second against m and against threads."""
+        main, threads = contests(self.quick)[0].setting, self.measured.threads
+        atoms = (512, 1024) if self.quick else ATOMS
+        batch = main.batch if self.quick else SIZES_BATCH
+        by_atoms = [(m, replace(main, m=m, batch=batch), threads) for m in atoms]
+        self.measured.sizes = self.sweep("rows against m", by_atoms, "m")
+        counts = sorted({2**power for power in range(threads.bit_length()) if 2**power <= threads} | {threads})
+        by_threads = [(count, replace(main, batch=batch), count) for count in counts]
+        self.measured.scaling = self.sweep("rows against threads", by_threads, "threads")
+
+    def quality(self) -> None:
+        """Train everybody on as many rows, and compare."""
+        setting = Setting(64, 256, 8, 256, steps=10) if self.quick else QUALITY
+        rows = 2_000 if self.quick else QUALITY_ROWS
+        simulated = superposition(rows + rows // 5, setting.d, seed=1)
+        found = {"simulated superposition": (simulated[:rows], simulated[rows:])}
+        residues = yeast(ROOT / "results" / "activations" / "yeast" / "esm2")
+        if residues is None:
+            self.measured.left_out.append(
+                "quality on yeast (`make run` has not left results/activations/yeast/esm2 here)"
+            )
+        else:
+            found["ESM-2 activations of yeast"] = residues
+        table = []
+        for data, (train, test) in found.items():
+            if self.late(f"quality on {data}"):
+                continue
+            say(f"[{self.clock.minutes:.1f} min] quality on {data}")
+            train, test = standardised(train, test)
+            own = replace(setting, d=train.shape[1])
+            table += self.learn(data, own, train, test)
+        if table:
+            self.measured.quality = pd.DataFrame(table)
+
+    def learn(self, data: str, setting: Setting, train: np.ndarray, test: np.ndarray) -> list[dict]:
+        """Quality of everybody on one data set: the best of several learning rates for a peer."""
+        rng = np.random.default_rng(0)
+        flat = np.concatenate(
+            [rng.permutation(len(train)) for _ in range(setting.steps * setting.batch // len(train) + 1)]
+        )
+        order = flat[: setting.steps * setting.batch].reshape(setting.steps, setting.batch)
+        files = {name: str(self.folder / f"{name}.npy") for name in ("train", "test", "order")}
+        for name, array in (("train", train), ("test", test), ("order", order)):
+            np.save(files[name], array)
+        rows = []
+        for name in (OURS, *AUTOENCODERS):
+            if name not in self.everybody or name == SAE_LENS_BF16:
+                continue
+            best: dict = {"fvu": np.inf}
+            reason = ""
+            for work in ("learn topk", "learn batch_topk") if name == OURS else ("learn topk",):
+                for rate in (None,) if name == OURS else RATES:
+                    if self.clock.late and np.isfinite(best["fvu"]):
+                        continue
+                    request = {"work": work, "setting": asdict(replace(setting, rate=rate)), **files}
+                    contestant = self.everybody[name]
+                    try:
+                        contestant.start(self.measured.threads)
+                        if not contestant.offers(work):
+                            continue
+                        answer, _ = contestant.ask(limit=600, do="learn", threads=self.measured.threads, **request)
+                    except LostError as lost:
+                        reason = str(lost)
+                        continue
+                    say(f"  {name} {work} rate {rate or 'default'}: {json.dumps(answer)}")
+                    row = {**answer, "rate": "default" if rate is None else f"{rate:g}", "work": work}
+                    if name == OURS:
+                        label = f"{OURS}, {'TopK' if work == 'learn topk' else 'BatchTopK'}"
+                        rows.append({"data": data, "who": label, "m": setting.m, "reason": "", **row})
+                    elif row["fvu"] < best["fvu"]:
+                        best = row
+            if np.isfinite(best["fvu"]):
+                rows.append({"data": data, "who": name, "m": setting.m, "reason": "", **best})
+            elif reason:
+                rows.append({"data": data, "who": name, "m": setting.m, "reason": reason, "fvu": np.nan})
+        return rows
+
+    def finish(self, page: Path) -> None:
+        """Write the page, its plots, and the raw figures."""
+        measured = self.measured
+        measured.minutes = self.clock.minutes
+        measured.versions = versions()
+        page.parent.mkdir(parents=True, exist_ok=True)
+        for frame, x, label, name in (
+            (measured.sizes, "m", "number of atoms m", "performance_m.svg"),
+            (measured.scaling, "threads", "threads", "performance_threads.svg"),
+        ):
+            if frame is not None:
+                draw(frame, x, label, page.parent / name, log=True)
+        write(measured, page)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        raw = [
+            {"work": contest.work, "setting": asdict(contest.setting), "who": name, **asdict(result)}
+            for contest, results in measured.contests
+            for name, result in results.items()
+        ]
+        (RESULTS / "rates.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+        say(f"written: {page} ({self.clock.minutes:.1f} minutes)")
+
+    def close(self) -> None:
+        """End every process."""
+        for contestant in self.everybody.values():
+            contestant.stop(kill=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the peers, as pinned."""
+    lines = (ROOT / "envs" / "peers.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
+    wanted = ("torch", "sae-lens", "dictionary-learning", "eai-sparsify", "overcomplete", "scikit-learn", "spams-bin")
+    return {name: pins[name] for name in wanted if name in pins} if PEERS_PYTHON.exists() else {}
+
+
+def main() -> None:
+    """Measure, print, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="make benchmark")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try the program itself")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every contestant (default: all cores)")
+    parser.add_argument("--minutes", type=float, default=LIMIT_MINUTES, help="no part is begun after so many minutes")
+    arguments = parser.parse_args()
+    if not available():
+        raise SystemExit("error: there are no compiled kernels to measure: install a C++ compiler")
+    page = RESULTS / "performance.md" if arguments.quick else ROOT / "docs" / "performance.md"
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        run = Run(Path(folder), quick=arguments.quick, threads=arguments.threads, minutes=arguments.minutes)
+        try:
+            run.attempt("the machine's limits", run.limits)
+            run.attempt("the contests", run.compare)
+            run.attempt("quality", run.quality)
+            run.attempt("rows against m and threads", run.sweeps)
+            run.finish(page)
+        finally:
+            run.close()
+
+
+if __name__ == "__main__":
+    main()
