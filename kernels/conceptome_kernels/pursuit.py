@@ -4,9 +4,13 @@ All functions take rows that are already centred (residual = x − b) and return
 (n, width) int32, ascending and unique in each row, and `values` (n, width) float32; places that a pursuit left unused
 have value 0 and some index that is not taken. The specifications are in `conceptome_kernels.reference`.
 
-With the Gram matrix D·Dᵀ a round costs one pass over a row's correlations; it takes 4·m² bytes. Without it the
-residuals of a block of rows are multiplied with all atoms anew in each round. Both are exact up to float32 rounding of
-the correlations.
+What a step takes is decided by float32 products of atoms with the row's float32 residual, the lower column where they
+are equal. They are computed for few atoms only: a screen with a proven error bound leaves out those that cannot be
+chosen. The codes are the same bytes whatever the screen, hence with and without a Gram matrix.
+
+With the Gram matrix D·Dᵀ a step costs one pass over a row's screened correlations. As 16-bit integers
+(`compact_gram`, 2·m² bytes) it is read in half the time that float32 takes. Without it the residuals of a block of rows
+are multiplied with all atoms anew in each round.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from conceptome_kernels.loader import call
 
 GRAM_BUDGET = 256 * 2**20  # bytes that a Gram matrix may take unless the caller says otherwise
 ICFL, MATCHING, MATCHING_NONNEGATIVE = 0, 1, 2
+FLOATS, INTEGERS = 0, 1  # how atoms are packed for products, and what a Gram matrix holds
 
 
 def gram_matrix(atoms: np.ndarray, *, threads: int | None = None) -> np.ndarray:
@@ -30,9 +35,18 @@ def gram_matrix(atoms: np.ndarray, *, threads: int | None = None) -> np.ndarray:
     TypeError, ValueError
         `atoms` is not a contiguous, finite float32 array (m, d).
     """
-    checks.finite("atoms", checks.array("atoms", atoms, (None, None)))
-    threads = checks.threads(threads)
-    return _gram(atoms, _packed(atoms, threads), threads)
+    return _gram_of(atoms, np.float32, threads)
+
+
+def compact_gram(atoms: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+    """D·Dᵀ rounded to 16-bit integers, int16 (m, m), for the argument `gram` of the pursuits with the same atoms.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `atoms` is not a contiguous, finite float32 array (m, d).
+    """
+    return _gram_of(atoms, np.int16, threads)
 
 
 def icfl_pursuit(
@@ -58,7 +72,8 @@ def icfl_pursuit(
     rounds
         Number of atoms taken in each round, each between 1 and m.
     gram
-        (m, m) float32 of `gram_matrix(atoms)`; None computes it for this call if it fits `gram_budget`.
+        (m, m) of `compact_gram(atoms)` or `gram_matrix(atoms)`; None computes the former for this call if it fits
+        `gram_budget` and there are rows enough to make up for it.
     gram_budget
         Bytes that a Gram matrix computed here may take; 0 for none.
     threads
@@ -154,14 +169,7 @@ def orthogonal_matching_pursuit(
     """
     m = _checked(residual, atoms, gram)
     k = checks.count("k", k, 1, m)
-    threads = checks.threads(threads)
-    indices, values = _empty(len(residual), k)
-    if len(residual):
-        packed = _packed(atoms, threads)
-        gram = _within_budget(atoms, packed, gram, gram_budget, threads)
-        n, d = residual.shape
-        _run("pursuit_orthogonal", residual, n, atoms, packed, gram, m, d, k, indices, values, threads)
-    return indices, values
+    return _pursue("pursuit_orthogonal", residual, atoms, (k,), k, k, gram, gram_budget, threads)
 
 
 def _rounds(
@@ -173,15 +181,35 @@ def _rounds(
     gram_budget: int,
     threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
+    width = min(int(columns.sum()), len(atoms))
+    plan = (columns, len(columns), rule, width)
+    return _pursue("pursuit_rounds", residual, atoms, plan, len(columns), width, gram, gram_budget, threads)
+
+
+def _pursue(
+    name: str,
+    residual: np.ndarray,
+    atoms: np.ndarray,
+    plan: tuple[np.ndarray | int, ...],
+    rounds: int,
+    width: int,
+    gram: np.ndarray | None,
+    gram_budget: int,
+    threads: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run one of the exported pursuits with its own arguments `plan`."""
     (n, d), m = residual.shape, len(atoms)
     threads = checks.threads(threads)
-    width = min(int(columns.sum()), m)
-    indices, values = _empty(n, width)
-    if n:
-        packed = _packed(atoms, threads)
-        gram = _within_budget(atoms, packed, gram, gram_budget, threads)
-        places = (columns, len(columns), rule, width, indices, values)
-        _run("pursuit_rounds", residual, n, atoms, packed, gram, m, d, *places, threads)
+    indices, values = np.empty((n, width), dtype=np.int32), np.empty((n, width), dtype=np.float32)
+    if not n:
+        return indices, values
+    # A Gram matrix costs as much as m / 2 products of a row with all atoms, and spares one for each row and round.
+    if gram is None and 2 * m**2 <= gram_budget and 2 * n * rounds > m:
+        gram = _gram(atoms, np.int16, threads)
+    entries = INTEGERS if gram is not None and gram.dtype == np.int16 else FLOATS
+    packed = _packed(atoms, INTEGERS, threads)
+    places = (*plan, indices, values, threads)
+    _run(name, residual, n, atoms, packed, INTEGERS, gram, entries, m, d, *places)
     return indices, values
 
 
@@ -193,34 +221,27 @@ def _checked(residual: np.ndarray, atoms: np.ndarray, gram: np.ndarray | None) -
         raise ValueError("atoms must have at least one row")
     checks.finite("residual", checks.array("residual", residual, (None, d)))
     if gram is not None:
-        checks.array("gram", gram, (m, m))
+        compact = isinstance(gram, np.ndarray) and gram.dtype == np.int16
+        checks.array("gram", gram, (m, m), np.int16 if compact else np.float32)
     return m
 
 
-def _empty(n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.empty((n, width), dtype=np.int32), np.empty((n, width), dtype=np.float32)
-
-
-def _packed(atoms: np.ndarray, threads: int) -> np.ndarray:
+def _packed(atoms: np.ndarray, source: int, threads: int) -> np.ndarray:
     m, d = atoms.shape
-    packed = np.empty(call("pursuit_packed_size", m, d), dtype=np.float32)
-    call("pursuit_pack", atoms, m, d, packed, threads)
+    packed = np.empty(call("pursuit_packed_size", m, d, source), dtype=np.float32)
+    call("pursuit_pack", atoms, m, d, packed, source, threads)
     return packed
 
 
-def _gram(atoms: np.ndarray, packed: np.ndarray, threads: int) -> np.ndarray:
+def _gram_of(atoms: np.ndarray, dtype: type, threads: int | None) -> np.ndarray:
+    checks.finite("atoms", checks.array("atoms", atoms, (None, None)))
+    return _gram(atoms, dtype, checks.threads(threads))
+
+
+def _gram(atoms: np.ndarray, dtype: type, threads: int) -> np.ndarray:
     m, d = atoms.shape
-    gram = np.empty((m, m), dtype=np.float32)
-    _run("pursuit_gram", atoms, packed, m, d, gram, threads)
-    return gram
-
-
-def _within_budget(
-    atoms: np.ndarray, packed: np.ndarray, gram: np.ndarray | None, gram_budget: int, threads: int
-) -> np.ndarray | None:
-    """Return the given Gram matrix, or one computed here if it fits the budget, else None."""
-    if gram is None and 4 * len(atoms) ** 2 <= gram_budget:
-        return _gram(atoms, packed, threads)
+    gram, entries = np.empty((m, m), dtype=dtype), INTEGERS if dtype == np.int16 else FLOATS
+    _run("pursuit_gram", atoms, _packed(atoms, FLOATS, threads), m, d, gram, entries, threads)
     return gram
 
 

@@ -1,20 +1,20 @@
 // Pursuits: sparse codes of rows over unit atoms, chosen greedily by correlation with what is left of the row.
 //
-// With the Gram matrix G = D·Dᵀ a row's correlations c = D·r (m floats) stay in L1/L2 from start to end: taking atoms j
-// with values a moves them by c −= Σ a·G[j], and the same pass finds the next largest (Rubinstein, Zibulevsky and Elad
-// 2008, "Efficient implementation of the K-SVD algorithm using Batch-OMP"). Without it the residuals of a block of rows
-// are multiplied with the atoms anew in each round. The specification is conceptome_kernels/reference.py.
+// What a pursuit takes is decided by one number: the float32 product of an atom with the row's float32 residual. It is
+// computed for few atoms only: those whose screened correlation (correlations.h) lies within its error bound of the
+// largest. Hence the codes are those of a search through all exact products, the same bytes whatever the screen.
+//
+// With the Gram matrix a row's screened correlations stay in L2 from start to end, and each atom taken costs one pass
+// over a row of the matrix (Rubinstein, Zibulevsky and Elad 2008, "Efficient implementation of the K-SVD algorithm
+// using Batch-OMP"). Without it residuals of a block of rows are multiplied with the atoms in each round, and only
+// peaks of the products are kept. The specification is conceptome_kernels/reference.py.
 
 #include <omp.h>
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
 #include <new>
 #include <numeric>
-#include <vector>
 
-#include "panels.h"
+#include "correlations.h"
 
 namespace {
 
@@ -22,106 +22,12 @@ constexpr double DONE = 1e-5;   // a row is done once no chosen |correlation| ex
 constexpr double PIVOT = 1e-4;  // atoms are dependent when a Cholesky pivot of their Gram matrix is below this
 constexpr double RIDGE = 1e-5;  // added to the diagonal of dependent systems, and only of those
 
-constexpr int64_t BLOCK = 8 * TALL;  // rows whose products with the atoms are taken together
-constexpr int64_t SPAN = 1024;       // correlations updated, then searched, at a time: 4 KiB
-constexpr int64_t AHEAD = 256;       // rows of the Gram matrix come from memory: ask for them this much earlier
-constexpr int MANY = 128;            // from here on a heap is slower than a partial sort
+// Rows that a thread moves on in turn, so that what one needs from memory comes while the others compute.
+constexpr int64_t TOGETHER = 4;
+constexpr int64_t HEAD = 512;            // bytes of a row of the Gram matrix that are asked for as soon as it is known
+constexpr int64_t STATES = 64ll << 20;  // bytes that the states of a block of rows may take
 
-int team(int64_t threads) { return threads > 0 ? int(threads) : omp_get_max_threads(); }
-
-Vector magnitude_of(Vector value) { return (Vector)((Integers)value & (Integers{} + 0x7fffffff)); }
-
-// The count largest of the scores that pass by in ascending order of column; of equal scores the first stays.
-struct Largest {
-    std::vector<float> score;
-    std::vector<int32_t> column;
-    int count = 0, held = 0;
-
-    explicit Largest(int most) : score(most), column(most) {}
-
-    void reset(int wanted) { count = wanted, held = 0; }
-
-    void insert(float value, int32_t at) {
-        int place = held < count ? held++ : count - 1;
-        while (place > 0 && value > score[place - 1]) {
-            score[place] = score[place - 1];
-            column[place] = column[place - 1];
-            place--;
-        }
-        score[place] = value;
-        column[place] = at;
-    }
-
-    template <bool MAGNITUDE>
-    void search(const float* c, int64_t from, int64_t to) {
-        int64_t j = from;
-        for (; j < to && held < count; j++) insert(MAGNITUDE ? std::fabs(c[j]) : c[j], int32_t(j));
-        Vector limit = spread(held ? score[count - 1] : 0);
-        for (; j + WIDTH <= to; j += WIDTH) {
-            Vector value = load(c + j);
-            if (MAGNITUDE) value = magnitude_of(value);
-            uint32_t bits = compare<ABOVE>(value, limit);
-            if (__builtin_expect(bits == 0, 1)) continue;
-            for (; bits; bits &= bits - 1) {
-                const int64_t at = j + __builtin_ctz(bits);
-                const float found = MAGNITUDE ? std::fabs(c[at]) : c[at];
-                if (found > score[count - 1]) insert(found, int32_t(at));
-            }
-            limit = spread(score[count - 1]);
-        }
-        for (; j < to; j++) {
-            const float found = MAGNITUDE ? std::fabs(c[j]) : c[j];
-            if (found > score[count - 1]) insert(found, int32_t(j));
-        }
-    }
-
-    void search(const float* c, int64_t from, int64_t to, bool magnitude) {
-        magnitude ? search<true>(c, from, to) : search<false>(c, from, to);
-    }
-};
-
-// c −= Σ_i value[i]·row[i] over columns [from, to), COUNT rows at a time.
-template <int COUNT>
-void subtract(float* to_c, const float* from_c, const float* const* row, const float* value, int64_t from, int64_t to) {
-    Vector factor[COUNT];
-#pragma GCC unroll 8
-    for (int i = 0; i < COUNT; i++) factor[i] = spread(-value[i]);
-    int64_t j = from;
-    for (; j + WIDTH <= to; j += WIDTH) {
-        Vector c = load(from_c + j);
-#pragma GCC unroll 8
-        for (int i = 0; i < COUNT; i++) {
-            __builtin_prefetch(row[i] + j + AHEAD);
-            c = fma(factor[i], load(row[i] + j), c);
-        }
-        store(to_c + j, c);
-    }
-    for (; j < to; j++) {
-        float c = from_c[j];
-        for (int i = 0; i < COUNT; i++) c = fma(-value[i], row[i][j], c);
-        to_c[j] = c;
-    }
-}
-
-// to_c = from_c − Σ_i value[i]·row[i] over columns [from, to); the rows in order.
-void subtract_rows(float* to_c, const float* from_c, const float* const* row, const float* value, int count,
-                   int64_t from, int64_t to) {
-    if (count == 0 && to_c != from_c) std::copy(from_c + from, from_c + to, to_c + from);
-    for (int i = 0; i < count; from_c = to_c) {
-        switch (std::min(count - i, 8)) {
-            case 1: subtract<1>(to_c, from_c, row + i, value + i, from, to), i += 1; break;
-            case 2: subtract<2>(to_c, from_c, row + i, value + i, from, to), i += 2; break;
-            case 3: subtract<3>(to_c, from_c, row + i, value + i, from, to), i += 3; break;
-            case 4: subtract<4>(to_c, from_c, row + i, value + i, from, to), i += 4; break;
-            case 5: subtract<5>(to_c, from_c, row + i, value + i, from, to), i += 5; break;
-            case 6: subtract<6>(to_c, from_c, row + i, value + i, from, to), i += 6; break;
-            case 7: subtract<7>(to_c, from_c, row + i, value + i, from, to), i += 7; break;
-            default: subtract<8>(to_c, from_c, row + i, value + i, from, to), i += 8; break;
-        }
-    }
-}
-
-double exact_dot(const float* a, const float* b, int64_t d) {
+double exact_dot(const float *a, const float *b, int64_t d) {
     // Eight partial sums, so that the chain of additions does not set the pace.
     double part[8] = {};
     int64_t k = 0;
@@ -132,10 +38,10 @@ double exact_dot(const float* a, const float* b, int64_t d) {
 }
 
 // Lower Cholesky factor of the system (size, size) in place; the smallest pivot, or −1 where it breaks down.
-double factorise(double* system, int size) {
+double factorise(double *system, int size) {
     double smallest = std::numeric_limits<double>::infinity();
     for (int i = 0; i < size; i++) {
-        double* row = system + i * size;
+        double *row = system + i * size;
         for (int j = 0; j < i; j++) {
             double sum = row[j];
             for (int k = 0; k < j; k++) sum -= row[k] * system[j * size + k];
@@ -150,29 +56,19 @@ double factorise(double* system, int size) {
     return smallest;
 }
 
-void solve_lower(const double* factor, int stride, int size, double* x) {
+void solve_lower(const double *factor, int stride, int size, double *x) {
     for (int i = 0; i < size; i++) {
         for (int k = 0; k < i; k++) x[i] -= factor[i * stride + k] * x[k];
         x[i] /= factor[i * stride + i];
     }
 }
 
-void solve_upper(const double* factor, int stride, int size, double* x) {
+void solve_upper(const double *factor, int stride, int size, double *x) {
     for (int i = size; i-- > 0;) {
         x[i] /= factor[i * stride + i];
         for (int k = 0; k < i; k++) x[k] -= factor[i * stride + k] * x[i];
     }
 }
-
-struct Dictionary {
-    const float* atoms;
-    const float* gram;
-    int64_t m, d;
-
-    double product(int32_t i, int32_t j) const {
-        return gram ? double(gram[int64_t(i) * m + j]) : exact_dot(atoms + i * d, atoms + j * d, d);
-    }
-};
 
 // The codes that one row collects, and their output: columns ascending and unique, unused places filled up with zeros.
 struct Collected {
@@ -184,7 +80,7 @@ struct Collected {
         column.reserve(most), value.reserve(most), order.reserve(most);
     }
 
-    void write(int64_t width, int32_t* indices, float* values) {
+    void write(int64_t width, int32_t *indices, float *values) {
         const int count = int(column.size());
         order.resize(count);
         std::iota(order.begin(), order.end(), 0);
@@ -231,232 +127,492 @@ struct Collected {
     void clear() { column.clear(), value.clear(); }
 };
 
-// What one thread needs for rounds of several atoms each.
-struct Rounds {
-    const Dictionary& dictionary;
-    const int32_t* columns;
-    int64_t rounds;
-    bool magnitude, nonnegative, project;
-    Largest largest;
-    std::vector<double> system, copy, right;
-    std::vector<float> value;
-    std::vector<const float*> row;
-    std::vector<int32_t> order;
+// One row on its way, scaled by a power of two so that its length lies between 1 and 2.
+struct Row {
+    float *residual = nullptr;  // (d)
+    float *c = nullptr;         // screened correlations; with a Gram matrix only
+    double floor = 0;           // correlations up to here count as none
+    double norm = 0;            // length of the residual, at least
+    double error = 0;           // of the screened correlations, at most
+    std::vector<float> peaks;
+    std::vector<int32_t> candidates;
+    std::vector<float> seen;
+    // What was taken last and has not been subtracted from c yet.
+    std::vector<int32_t> column;
+    std::vector<float> change;
+};
 
-    Rounds(const Dictionary& dictionary, const int32_t* columns, int64_t rounds, int most, int rule)
-        : dictionary(dictionary), columns(columns), rounds(rounds), magnitude(rule == 1), nonnegative(rule == 2),
-          project(rule == 0), largest(most), system(size_t(most) * most), copy(size_t(most) * most), right(most),
-          value(most), row(most), order(most > MANY ? dictionary.m : 0) {}
+// The atoms chosen in a round, ascending, and their exact correlations.
+struct Chosen {
+    std::vector<int32_t> column;
+    std::vector<float> score;
+};
 
-    void choose(const float* c, int count) {
-        if (count <= MANY) {
-            largest.reset(count);
-            largest.search(c, 0, dictionary.m, magnitude);
+// Finds the atoms of largest exact correlation with a row's residual; one for each thread.
+class Search {
+  public:
+    Search(const Atoms &atoms, const Gram &gram, const Peaks &peaks, bool magnitude, int64_t most)
+        : atoms_(atoms), gram_(gram), peaks_(peaks), magnitude_(magnitude), largest_(most) {}
+
+    // Subtracts what was taken last from the row's screened correlations, and finds their peaks.
+    void move(Row &row) {
+        if (gram_.integers) move(row, gram_.integers, -1 / gram_.scale);
+        else move(row, gram_.floats, -1);
+        row.column.clear();
+        row.change.clear();
+    }
+
+    // Lists the atoms that may be among the `wanted` largest.
+    void find(Row &row, int64_t wanted, const std::vector<int32_t> &barred) {
+        row.candidates.clear();
+        row.seen.clear();
+        const double margin = 2.0001 * (row.error + share(atoms_.d) * atoms_.longest * row.norm);
+        if (!(atoms_.possible && margin < 1e30)) {
+            for (int64_t j = 0; j < atoms_.m; ++j)
+                if (!contains(barred, j)) row.candidates.push_back(int32_t(j));
             return;
         }
-        partial(c, count);
+        // A peak that may be a barred atom's says nothing of the others; backwards, since two may share one.
+        float *peaks = row.peaks.data();
+        hidden_.clear();
+        for (int32_t j : barred) {
+            hidden_.push_back(peaks[peaks_.entry(j)]);
+            peaks[peaks_.entry(j)] = NEVER;
+        }
+        const float bar = rank(peaks, peaks_.count, wanted, largest_, scratch_);
+        for (size_t i = barred.size(); i-- > 0;) peaks[peaks_.entry(barred[i])] = hidden_[i];
+        const float limit = below(bar, margin);
+        for (int64_t from = 0; from < peaks_.count; from += WIDTH)
+            for (uint32_t bits = compare<AT_LEAST>(load(peaks + from), spread(limit)); bits; bits &= bits - 1) {
+                int64_t j = peaks_.first(from + __builtin_ctz(bits));
+                for (int64_t v = 0; v < peaks_.vectors && j < atoms_.m; ++v, j += WIDTH) {
+                    const float score = row.c ? score_of(row.c[j]) : 0;
+                    if ((row.c && !(score >= limit)) || contains(barred, j)) continue;
+                    row.candidates.push_back(int32_t(j));
+                    if (row.c) row.seen.push_back(score);
+                }
+            }
+        if (row.c && int64_t(row.seen.size()) > wanted) {
+            const float closer = below(rank(row.seen.data(), row.seen.size(), wanted, largest_, scratch_), margin);
+            size_t kept = 0;
+            for (size_t i = 0; i < row.seen.size(); ++i)
+                if (row.seen[i] >= closer) row.candidates[kept++] = row.candidates[i];
+            row.candidates.resize(kept);
+        }
+        std::sort(row.candidates.begin(), row.candidates.end());
+        for (size_t i = 0; i < std::min<size_t>(row.candidates.size(), 8); ++i) atoms_.fetch(row.candidates[i]);
     }
 
-    void partial(const float* c, int count) {
-        std::iota(order.begin(), order.end(), 0);
-        std::nth_element(order.begin(), order.begin() + (count - 1), order.end(), [&](int32_t a, int32_t b) {
-            const float first = magnitude ? std::fabs(c[a]) : c[a], second = magnitude ? std::fabs(c[b]) : c[b];
-            return first != second ? first > second : a < b;
-        });
-        largest.count = largest.held = count;
-        std::copy(order.begin(), order.begin() + count, largest.column.begin());
+    // The `wanted` candidates of largest exact correlation, the lower column where equal; false where there are fewer.
+    bool choose(const Row &row, int64_t wanted, Chosen &chosen) {
+        const int64_t count = row.candidates.size();
+        exact_.resize(count);
+        for (int64_t i = 0; i < count; ++i) exact_[i] = dot(atoms_[row.candidates[i]], row.residual, atoms_.d);
+        chosen.column.clear();
+        chosen.score.clear();
+        if (wanted <= MANY) {
+            largest_.reset(int(wanted));
+            for (int64_t i = 0; i < count; ++i) largest_.offer(score_of(exact_[i]), int32_t(i));
+            if (largest_.held < wanted) return false;
+            order_.assign(largest_.column.begin(), largest_.column.begin() + wanted);
+        } else {
+            for (float score : exact_)
+                if (score != score) return false;
+            if (count < wanted) return false;
+            order_.resize(count);
+            std::iota(order_.begin(), order_.end(), 0);
+            std::nth_element(order_.begin(), order_.begin() + (wanted - 1), order_.end(), [&](int32_t a, int32_t b) {
+                const float first = score_of(exact_[a]), second = score_of(exact_[b]);
+                return first != second ? first > second : a < b;
+            });
+            order_.resize(wanted);
+        }
+        std::sort(order_.begin(), order_.end());
+        for (int32_t i : order_) {
+            chosen.column.push_back(row.candidates[i]);
+            chosen.score.push_back(exact_[i]);
+        }
+        return true;
     }
 
-    // Values of the chosen atoms given their correlations; false when the row is done.
-    template <class Correlation>
-    bool solve(Correlation correlation, int count, double floor) {
-        int32_t* chosen = largest.column.data();
-        std::sort(chosen, chosen + count);
+    // Asks for the heads of the rows of the Gram matrix that `move` will read.
+    void fetch(const Row &row) const {
+        const int64_t size = gram_.integers ? 2 : 4;
+        const char *from = gram_.integers ? reinterpret_cast<const char *>(gram_.integers)
+                                          : reinterpret_cast<const char *>(gram_.floats);
+        for (int32_t j : row.column)
+            for (int64_t at = 0; at < std::min(HEAD, size * atoms_.m); at += 64)
+                __builtin_prefetch(from + int64_t(j) * atoms_.m * size + at);
+    }
+
+  private:
+    float score_of(float correlation) const { return magnitude_ ? std::fabs(correlation) : correlation; }
+
+    static float below(float bar, double margin) {
+        return bar == NEVER ? NEVER : float(double(bar) - margin - 4 * UNIT * std::fabs(double(bar)) - 1e-37);
+    }
+
+    static bool contains(const std::vector<int32_t> &list, int64_t j) {
+        return std::find(list.begin(), list.end(), int32_t(j)) != list.end();
+    }
+
+    template <class Entry>
+    void move(Row &row, const Entry *gram, double scale) {
+        const int64_t count = row.column.size(), m = atoms_.m, span = peaks_.vectors * WIDTH;
+        std::vector<const Entry *> rows(count);
+        factor_.resize(count);
+        for (int64_t i = 0; i < count; ++i) {
+            rows[i] = gram + int64_t(row.column[i]) * m;
+            factor_[i] = float(row.change[i] * scale);
+        }
+        for (int64_t from = 0; from < peaks_.columns(); from += span) {
+            add_rows(row.c, rows.data(), factor_.data(), count, from, std::min(from + span, m));
+            Vector peak = spread(NEVER);
+            for (int64_t j = from; j < from + span; j += WIDTH)
+                peak = larger(peak, magnitude_ ? magnitude_of(load(row.c + j)) : load(row.c + j));
+            store(&row.peaks[from / peaks_.vectors], peak);
+        }
+    }
+
+    const Atoms &atoms_;
+    const Gram &gram_;
+    const Peaks peaks_;
+    const bool magnitude_;
+    Largest largest_;
+    std::vector<float> exact_, factor_, hidden_, scratch_;
+    std::vector<int32_t> order_;
+};
+
+// Length of a residual, at least.
+double length(const float *x, int64_t d) { return std::sqrt(double(dot(x, x, d))) * (1 + share(d)); }
+
+// What ICFL and matching pursuit keep of a row: rounds of several atoms each.
+class Rounds {
+  public:
+    enum Rule : int64_t { ICFL = 0, MATCHING = 1, MATCHING_NONNEGATIVE = 2 };
+
+    struct Plan {
+        const int32_t *columns;
+        int64_t rounds;
+        Rule rule;
+        bool magnitude() const { return rule == MATCHING; }
+        int64_t most() const { return *std::max_element(columns, columns + rounds); }
+        int64_t total() const { return std::accumulate(columns, columns + rounds, int64_t(0)); }
+        int64_t bytes() const { return 8 * most() * most() * 2 + 8 * total(); }
+    };
+
+    Rounds(const Atoms &atoms, const Gram &gram, const Plan &plan)
+        : atoms_(atoms), gram_(gram), plan_(plan), codes_(plan.total()) {
+        const int64_t most = plan.most();
+        if (plan.rule == ICFL) system_.resize(most * most), copy_.resize(most * most);
+        right_.resize(most), factor_.resize(most), atom_.resize(most);
+    }
+
+    void start(const Row &) { codes_.clear(), round_ = 0; }
+    int64_t wanted() const { return plan_.columns[round_]; }
+    const std::vector<int32_t> &barred() const { return none_; }
+
+    // Takes the chosen atoms; false when the row is done.
+    bool take(Row &row, const Chosen &chosen) {
+        const int count = int(chosen.column.size());
         double most = 0;
         for (int i = 0; i < count; i++) {
-            right[i] = correlation(chosen[i]);
-            most = std::max(most, nonnegative ? right[i] : std::fabs(right[i]));
+            right_[i] = chosen.score[i];
+            most = std::max(most, plan_.rule == MATCHING_NONNEGATIVE ? right_[i] : std::fabs(right_[i]));
         }
-        if (!(most > floor)) return false;
-        if (project) {
-            for (int i = 0; i < count; i++)
-                for (int j = 0; j <= i; j++) system[i * count + j] = dictionary.product(chosen[i], chosen[j]);
-            copy = system;
-            if (!(factorise(system.data(), count) >= PIVOT)) {
-                for (int i = 0; i < count; i++) copy[i * count + i] += RIDGE;
-                system.swap(copy);
-                factorise(system.data(), count);
-            }
-            solve_lower(system.data(), count, count, right.data());
-            solve_upper(system.data(), count, count, right.data());
-        }
-        for (int i = 0; i < count; i++) value[i] = float(right[i]);
-        return true;
-    }
-
-    void keep(Collected& codes, int count) {
+        if (!(most > row.floor)) return false;
+        if (plan_.rule == ICFL) solve(chosen.column, count);
+        double moved = 0;
+        row.column = chosen.column;
+        row.change.resize(count);
         for (int i = 0; i < count; i++) {
-            codes.column.push_back(largest.column[i]);
-            codes.value.push_back(value[i]);
+            row.change[i] = float(right_[i]);
+            factor_[i] = -row.change[i];
+            atom_[i] = atoms_[chosen.column[i]];
+            moved += std::fabs(right_[i]);
+            codes_.column.push_back(chosen.column[i]);
+            codes_.value.push_back(row.change[i]);
         }
+        add_rows(row.residual, atom_.data(), factor_.data(), count, 0, atoms_.d);
+        // Roundings of the residual and of the screened correlations, one for each atom.
+        const double before = row.norm;
+        row.norm = length(row.residual, atoms_.d);
+        row.error += moved * gram_.error +
+                     2 * UNIT * (count + 1) * atoms_.longest * (before + 2 * moved * atoms_.longest);
+        return ++round_ < plan_.rounds && row.norm * atoms_.longest > row.floor;
     }
 
-    // One row from its correlations c, which are used up.
-    void with_gram(float* c, double floor, Collected& codes) {
-        const int64_t m = dictionary.m;
-        choose(c, columns[0]);
-        for (int64_t round = 0; round < rounds; round++) {
-            const int count = columns[round];
-            if (!solve([&](int32_t j) { return double(c[j]); }, count, floor)) return;
-            keep(codes, count);
-            if (round + 1 == rounds) return;
-            for (int i = 0; i < count; i++) row[i] = dictionary.gram + largest.column[i] * m;
-            const int next = columns[round + 1];
-            largest.reset(next);
-            for (int64_t from = 0; from < m; from += SPAN) {
-                const int64_t to = std::min(from + SPAN, m);
-                subtract_rows(c, c, row.data(), value.data(), count, from, to);
-                if (next <= MANY) largest.search(c, from, to, magnitude);
-            }
-            if (next > MANY) partial(c, next);
+    Collected &codes() { return codes_; }
+
+  private:
+    // Least squares on the chosen atoms, in place.
+    void solve(const std::vector<int32_t> &column, int count) {
+        for (int i = 0; i < count; i++)
+            for (int j = 0; j <= i; j++) system_[i * count + j] = dot(atoms_[column[i]], atoms_[column[j]], atoms_.d);
+        std::copy_n(system_.begin(), count * count, copy_.begin());
+        if (!(factorise(system_.data(), count) >= PIVOT)) {
+            for (int i = 0; i < count; i++) copy_[i * count + i] += RIDGE;
+            system_.swap(copy_);
+            factorise(system_.data(), count);
         }
+        solve_lower(system_.data(), count, count, right_.data());
+        solve_upper(system_.data(), count, count, right_.data());
     }
 
-    // r −= Σ value·atom for the atoms just taken.
-    void reduce(float* residual, int count) {
-        for (int i = 0; i < count; i++) row[i] = dictionary.atoms + largest.column[i] * dictionary.d;
-        subtract_rows(residual, residual, row.data(), value.data(), count, 0, dictionary.d);
-    }
+    const Atoms &atoms_;
+    const Gram &gram_;
+    const Plan &plan_;
+    int64_t round_ = 0;
+    Collected codes_;
+    std::vector<int32_t> none_;
+    std::vector<double> system_, copy_, right_;
+    std::vector<float> factor_;
+    std::vector<const float *> atom_;
 };
 
-// Distance of rows of correlations: an odd number of cache lines, since powers of two compete for the same places.
-int64_t spacing(int64_t m) { return (panels(m) * WIDE / 32 * 2 + 3) * 16; }
+// What orthogonal matching pursuit keeps of a row: a Cholesky factor that grows by a line with each atom, from which all
+// values are solved anew.
+class Orthogonal {
+  public:
+    struct Plan {
+        int64_t k;
+        bool magnitude() const { return true; }
+        int64_t most() const { return 1; }
+        int64_t bytes() const { return 8 * k * k; }
+    };
 
-// Correlations of a block of rows with the atoms from `begin` on (which begins a panel), to c (n, stride); `packed` is
-// scratch for grouped(n)·d floats.
-void correlate(const float* const* rows, int64_t n, const float* panel, int64_t m, int64_t d, float* packed, float* c,
-               int64_t stride, int64_t begin = 0) {
-    alignas(64) float part[BLOCK * WIDE];
-    pack_rows(rows, n, d, packed);
-    for (int64_t first = begin; first < m; first += WIDE) {
-        multiply_panel(packed, n, d, panel + first * d, part);
-        const int64_t count = std::min<int64_t>(WIDE, m - first);
-        if (count == WIDE)
-            for (int64_t i = 0; i < n; i++) {
-                store(c + i * stride + first, load(part + i * WIDE));
-                store(c + i * stride + first + WIDTH, load(part + i * WIDE + WIDTH));
-            }
-        else
-            for (int64_t i = 0; i < n; i++) std::copy_n(part + i * WIDE, count, c + i * stride + first);
-    }
-}
+    Orthogonal(const Atoms &atoms, const Gram &gram, const Plan &plan)
+        : atoms_(atoms), gram_(gram), k_(int(plan.k)), x_(atoms.d), factor_(plan.k * plan.k), partial_(plan.k),
+          solution_(plan.k), moved_(plan.k), value_(plan.k), negative_(plan.k), atom_(plan.k), codes_(plan.k) {}
 
-double length(const float* x, int64_t d) { return std::sqrt(exact_dot(x, x, d)); }
-
-// Orthogonal matching pursuit of one row: all values are solved anew after each atom.
-struct Orthogonal {
-    const Dictionary& dictionary;
-    int most, size = 0;
-    Largest largest;
-    std::vector<double> factor, partial, solution;
-    std::vector<int32_t> taken, barred;
-    std::vector<float> value;
-    std::vector<const float*> row;
-
-    Orthogonal(const Dictionary& dictionary, int most)
-        : dictionary(dictionary), most(most), largest(1), factor(size_t(most) * most), partial(most), solution(most),
-          value(most), row(most) {
-        taken.reserve(most);
+    void start(const Row &row) {
+        size_ = 0;
+        taken_.clear(), barred_.clear();
+        std::copy_n(row.residual, atoms_.d, x_.begin());
+        norm_ = row.norm, error_ = row.error;
     }
 
-    void start() {
-        size = 0;
-        taken.clear(), barred.clear();
+    int64_t wanted() const { return 1; }
+    const std::vector<int32_t> &barred() const { return barred_; }
+
+    bool take(Row &row, const Chosen &chosen) {
+        if (!(std::fabs(chosen.score[0]) > row.floor)) return false;
+        // Where the atom depends on those taken, the next one is looked for.
+        if (!add(chosen.column[0])) return true;
+        std::copy_n(x_.begin(), atoms_.d, row.residual);
+        double reach = 0;
+        row.column = taken_;
+        row.change.resize(size_);
+        for (int i = 0; i < size_; i++) {
+            value_[i] = float(solution_[i]);
+            negative_[i] = -value_[i];
+            row.change[i] = float(value_[i] - moved_[i]);
+            moved_[i] += row.change[i];
+            reach += std::fabs(value_[i]);
+        }
+        add_rows(row.residual, atom_.data(), negative_.data(), size_, 0, atoms_.d);
+        row.norm = length(row.residual, atoms_.d);
+        // Roundings of the screened correlations add up, those of the Gram matrix's entries do not.
+        error_ += 2 * UNIT * (size_ + 1) * atoms_.longest * (norm_ + 2 * reach * atoms_.longest);
+        row.error = error_ + reach * gram_.error;
+        return size_ < k_ && row.norm * atoms_.longest > row.floor;
     }
 
-    // Adds an atom with initial correlation alpha; false where it depends on those taken, and is then barred.
-    bool add(int32_t j, double alpha) {
-        barred.push_back(j);
-        double* last = factor.data() + size_t(size) * most;
-        for (int i = 0; i < size; i++) last[i] = dictionary.product(j, taken[i]);
-        solve_lower(factor.data(), most, size, last);
-        double pivot = dictionary.product(j, j);
-        for (int i = 0; i < size; i++) pivot -= last[i] * last[i];
+    Collected &codes() {
+        codes_.clear();
+        for (int i = 0; i < size_; i++) {
+            codes_.column.push_back(taken_[i]);
+            codes_.value.push_back(value_[i]);
+        }
+        return codes_;
+    }
+
+  private:
+    // False where atom j depends on those taken; it is barred then, as it is when taken.
+    bool add(int32_t j) {
+        barred_.push_back(j);
+        double *last = factor_.data() + size_t(size_) * k_;
+        for (int i = 0; i < size_; i++) last[i] = dot(atoms_[j], atom_[i], atoms_.d);
+        solve_lower(factor_.data(), k_, size_, last);
+        double pivot = dot(atoms_[j], atoms_[j], atoms_.d);
+        for (int i = 0; i < size_; i++) pivot -= last[i] * last[i];
         if (!(pivot >= PIVOT)) return false;
-        last[size] = std::sqrt(pivot);
-        for (int i = 0; i < size; i++) alpha -= last[i] * partial[i];
-        partial[size] = alpha / last[size];
-        taken.push_back(j);
-        size++;
-        std::copy(partial.begin(), partial.begin() + size, solution.begin());
-        solve_upper(factor.data(), most, size, solution.data());
-        for (int i = 0; i < size; i++) value[i] = float(solution[i]);
+        last[size_] = std::sqrt(pivot);
+        double alpha = dot(atoms_[j], x_.data(), atoms_.d);
+        for (int i = 0; i < size_; i++) alpha -= last[i] * partial_[i];
+        partial_[size_] = alpha / last[size_];
+        taken_.push_back(j);
+        moved_[size_] = 0;
+        atom_[size_++] = atoms_[j];
+        std::copy_n(partial_.begin(), size_, solution_.begin());
+        solve_upper(factor_.data(), k_, size_, solution_.data());
         return true;
     }
 
-    // Looks through correlations [from, to); those of atoms that may not be taken are set to zero first.
-    void search(float* c, int64_t from, int64_t to) {
-        for (int32_t j : barred)
-            if (j >= from && j < to) c[j] = 0;
-        largest.search<true>(c, from, to);
-    }
-
-    void write(Collected& codes) {
-        for (int i = 0; i < size; i++) {
-            codes.column.push_back(taken[i]);
-            codes.value.push_back(value[i]);
-        }
-    }
-
-    // alpha: the row's correlations with all atoms; c: scratch of the same length.
-    void with_gram(const float* alpha, float* c, double floor) {
-        const int64_t m = dictionary.m;
-        start();
-        while (size < most) {
-            largest.reset(1);
-            for (int64_t from = 0; from < m; from += SPAN) {
-                const int64_t to = std::min(from + SPAN, m);
-                subtract_rows(c, alpha, row.data(), value.data(), size, from, to);
-                search(c, from, to);
-            }
-            if (!(largest.score[0] > floor)) return;
-            const int32_t j = largest.column[0];
-            if (add(j, alpha[j])) row[size - 1] = dictionary.gram + j * m;
-        }
-    }
+    const Atoms &atoms_;
+    const Gram &gram_;
+    int k_, size_ = 0;
+    double norm_ = 0, error_ = 0;
+    std::vector<float> x_;
+    std::vector<double> factor_, partial_, solution_, moved_;
+    std::vector<float> value_, negative_;
+    std::vector<const float *> atom_;
+    std::vector<int32_t> taken_, barred_;
+    Collected codes_;
 };
 
-void* aligned(std::vector<float>& buffer) {
-    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(buffer.data()) + 63) & ~uintptr_t(63));
+// Codes of n rows to indices, values (n, width). Returns 0, or 1 when memory runs out.
+template <class Method>
+int64_t pursue(const float *residual, int64_t n, const Atoms &atoms, const Gram &gram,
+               const typename Method::Plan &plan, int64_t width, int32_t *indices, float *values, int threads) {
+    const int64_t m = atoms.m, d = atoms.d;
+    const Peaks peaks(m, gram ? GRAM_VECTORS : PRODUCT_VECTORS);
+    const int64_t stride = peaks.columns() + 16;  // not a power of two: those compete for the same lines of the caches
+    // Rows whose products with the atoms are taken together: they are many, but no more than fit the caches, and few
+    // rows are spread over the threads.
+    const int64_t deep = 4 * ROWS * (atoms.integers ? (d + 1) / 2 : d);
+    int64_t most = std::max<int64_t>(1, std::min(MOST_GROUPS, BLOCK_BYTES / deep)) * ROWS;
+    if (!gram) most = std::max<int64_t>(std::min<int64_t>(most, STATES / plan.bytes()), 1);
+    const int64_t blocks = std::max((n + most - 1) / most, std::min<int64_t>(threads, n));
+    const int64_t held = (n + blocks - 1) / blocks, states = gram ? std::min(TOGETHER, held) : held;
+    bool failed = false;
+#pragma omp parallel num_threads(threads)
+    {
+        try {
+            Product product(atoms, held);
+            Search search(atoms, gram, peaks, plan.magnitude(), plan.most());
+            Chosen chosen;
+            Collected nothing(0);
+            std::vector<float> left(held * d), c(gram ? held * stride : 0);
+            std::vector<const float *> sources(held);
+            std::vector<double> scale(held), floor(held);
+            std::vector<int64_t> alive(held), active(states);
+            std::vector<Row> rows(states);
+            for (Row &row : rows) row.peaks.resize(peaks.count);
+            std::vector<Method> method;
+            method.reserve(states);
+            for (int64_t i = 0; i < states; ++i) method.emplace_back(atoms, gram, plan);
+            const auto write = [&](Collected &codes, int64_t at, double by) {
+                codes.write(width, indices + at * width, values + at * width);
+                for (int64_t i = at * width; i < (at + 1) * width; ++i) values[i] = float(values[i] * by);
+            };
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t block = 0; block < blocks; ++block) {
+                const int64_t begin = n * block / blocks, size = n * (block + 1) / blocks - begin;
+                int64_t living = 0;
+                for (int64_t i = 0; i < size; ++i) {
+                    const float *x = residual + (begin + i) * d;
+                    const double norm = std::sqrt(exact_dot(x, x, d));
+                    if (norm == 0) {
+                        write(nothing, begin + i, 1);
+                        continue;
+                    }
+                    const double power = std::ldexp(1.0, std::ilogb(norm));
+                    float *to = &left[i * d];
+                    for (int64_t k = 0; k < d; ++k) to[k] = float(x[k] / power);
+                    scale[i] = power;
+                    floor[i] = DONE * (norm / power);
+                    sources[living] = to;
+                    alive[living++] = i;
+                }
+                if (gram) {
+                    product.run(sources.data(), living, [&](int64_t row, int64_t column, Vector low, Vector high) {
+                        store(&c[row * stride + column], low);
+                        store(&c[row * stride + column + WIDTH], high);
+                    });
+                    for (int64_t i = 0; i < living; ++i)
+                        std::fill(&c[i * stride + m], &c[i * stride] + peaks.columns(), plan.magnitude() ? 0 : NEVER);
+                }
+                for (int64_t first = 0; first < living; first += states) {
+                    const int64_t count = std::min(states, living - first);
+                    for (int64_t i = 0; i < count; ++i) {
+                        const int64_t at = alive[first + i];
+                        rows[i].residual = &left[at * d];
+                        rows[i].c = gram ? &c[(first + i) * stride] : nullptr;
+                        rows[i].floor = floor[at];
+                        rows[i].norm = length(rows[i].residual, d);
+                        rows[i].error = gram ? product.error(first + i) : 0;
+                        method[i].start(rows[i]);
+                    }
+                    std::iota(active.begin(), active.begin() + count, 0);
+                    for (int64_t running = count; running;) {
+                        if (!gram) {
+                            for (int64_t i = 0; i < running; ++i) {
+                                sources[i] = rows[active[i]].residual;
+                                std::fill(rows[active[i]].peaks.begin(), rows[active[i]].peaks.end(), NEVER);
+                            }
+                            const auto take = [&](int64_t row, int64_t column, Vector low, Vector high) {
+                                if (plan.magnitude()) low = magnitude_of(low), high = magnitude_of(high);
+                                for (int64_t past = m; past < column + PANEL; ++past) {
+                                    if (past < column + WIDTH) low[past - column] = NEVER;
+                                    else high[past - column - WIDTH] = NEVER;
+                                }
+                                float *peak = &rows[active[row]].peaks[peaks.entry(column)];
+                                store(peak, larger(load(peak), larger(low, high)));
+                            };
+                            product.run(sources.data(), running, take);
+                            for (int64_t i = 0; i < running; ++i) rows[active[i]].error = product.error(i);
+                        }
+                        for (int64_t i = 0; i < running; ++i) {
+                            Row &row = rows[active[i]];
+                            if (gram) search.move(row);
+                            search.find(row, method[active[i]].wanted(), method[active[i]].barred());
+                        }
+                        int64_t stay = 0;
+                        for (int64_t i = 0; i < running; ++i) {
+                            Row &row = rows[active[i]];
+                            Method &pursuit = method[active[i]];
+                            if (!search.choose(row, pursuit.wanted(), chosen) || !pursuit.take(row, chosen)) continue;
+                            if (gram) search.fetch(row);
+                            active[stay++] = active[i];
+                        }
+                        running = stay;
+                    }
+                    for (int64_t i = 0; i < count; ++i) {
+                        rows[i].column.clear(), rows[i].change.clear();
+                        write(method[i].codes(), begin + alive[first + i], scale[alive[first + i]]);
+                    }
+                }
+            }
+        } catch (const std::bad_alloc &) {
+#pragma omp atomic write
+            failed = true;
+        }
+    }
+    return failed;
 }
 
-}  // namespace
+// Numbers as an entry of a Gram matrix.
+void put(float *to, const float *from, int64_t count, double) { std::copy_n(from, count, to); }
 
-// Packs the rows of b (m, d) into panels; `packed` holds pursuit_packed_size(m, d) floats.
-EXPORT int64_t pursuit_packed_size(int64_t m, int64_t d) { return panels(m) * WIDE * d; }
-
-EXPORT int64_t pursuit_pack(const float* b, int64_t m, int64_t d, float* packed, int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads(team(threads))
-    for (int64_t panel = 0; panel < panels(m); panel++) pack_panel(b, m, d, panel, packed + panel * WIDE * d);
-    return 0;
+void put(int16_t *to, const float *from, int64_t count, double scale) {
+    for (int64_t i = 0; i < count; ++i) to[i] = int16_t(std::lrint(from[i] * float(scale)));
 }
 
 // gram (m, m) = D·Dᵀ. Returns 0, or 1 when memory runs out.
-EXPORT int64_t pursuit_gram(const float* atoms, const float* packed, int64_t m, int64_t d, float* gram,
-                            int64_t threads) {
+template <class Entry>
+int64_t fill(const Atoms &atoms, Entry *gram, double scale, int threads) {
+    const int64_t m = atoms.m, d = atoms.d;
+    const int64_t rows = std::max<int64_t>(1, std::min(MOST_GROUPS, BLOCK_BYTES / (4 * ROWS * d))) * ROWS;
     bool failed = false;
-#pragma omp parallel num_threads(team(threads))
+#pragma omp parallel num_threads(threads)
     {
         try {
-            std::vector<float> own(BLOCK * d);
+            Product product(atoms, rows);
+            std::vector<const float *> sources(rows);
 #pragma omp for schedule(dynamic) nowait
-            for (int64_t start = 0; start < m; start += BLOCK) {
-                const int64_t n = std::min(BLOCK, m - start);
-                const float* rows[BLOCK];
-                for (int64_t i = 0; i < n; i++) rows[i] = atoms + (start + i) * d;
-                correlate(rows, n, packed, m, d, own.data(), gram + start * m, m, start / WIDE * WIDE);
+            for (int64_t start = 0; start < m; start += rows) {
+                const int64_t n = std::min(rows, m - start);
+                for (int64_t i = 0; i < n; ++i) sources[i] = atoms[start + i];
+                const auto take = [&](int64_t row, int64_t column, Vector low, Vector high) {
+                    float products[PANEL];
+                    store(products, low);
+                    store(products + WIDTH, high);
+                    put(gram + (start + row) * m + column, products, std::min<int64_t>(PANEL, m - column), scale);
+                };
+                product.run(sources.data(), n, take, start / PANEL);
             }
-        } catch (const std::bad_alloc&) {
+        } catch (const std::bad_alloc &) {
 #pragma omp atomic write
             failed = true;
         }
@@ -464,7 +620,7 @@ EXPORT int64_t pursuit_gram(const float* atoms, const float* packed, int64_t m, 
     // Below the diagonal the same products stand, summed in the same order: they are copied, a square at a time. Squares
     // are small since rows of a power of two compete for the same lines of the caches.
     constexpr int64_t SQUARE = 16;
-#pragma omp parallel for schedule(dynamic) num_threads(team(threads))
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t down = 0; down < m; down += SQUARE)
         for (int64_t across = 0; across <= down; across += SQUARE)
             for (int64_t i = down; i < std::min(down + SQUARE, m); i++)
@@ -472,146 +628,46 @@ EXPORT int64_t pursuit_gram(const float* atoms, const float* packed, int64_t m, 
     return failed;
 }
 
+}  // namespace
+
+// Packs atoms (m, d) for float32 products (source 0), or, where the variant has them, for integer ones (source 1);
+// `packed` holds pursuit_packed_size floats.
+EXPORT int64_t pursuit_packed_size(int64_t m, int64_t d, int64_t source) {
+    return Atoms::panel_floats(m, d, source) + 16;
+}
+
+EXPORT int64_t pursuit_pack(const float *atoms, int64_t m, int64_t d, float *packed, int64_t source, int64_t threads) {
+    pack_atoms(atoms, m, d, packed, source, int(threads));
+    return 0;
+}
+
+// gram (m, m) = D·Dᵀ as float32 (entries 0) or 16-bit integers (entries 1), from atoms packed for float32 products.
+// Returns 0, or 1 when memory runs out.
+EXPORT int64_t pursuit_gram(const float *atoms, const float *packed, int64_t m, int64_t d, void *gram, int64_t entries,
+                            int64_t threads) {
+    const Atoms all(atoms, m, d, packed, FLOATS);
+    if (entries == INTEGERS) return fill(all, static_cast<int16_t *>(gram), Gram::scale_of(all), int(threads));
+    return fill(all, static_cast<float *>(gram), 1, int(threads));
+}
+
 // Rounds of the columns[t] atoms of largest score each. rule 0: signed correlations, least squares within a round
 // (ICFL); 1: largest magnitude, value = correlation (matching pursuit); 2: the same with positive correlations only.
-// indices, values: (n, width), width = min(Σ columns, m). Returns 0, or 1 when memory runs out.
-EXPORT int64_t pursuit_rounds(const float* residual, int64_t n, const float* atoms, const float* packed, const float* gram,
-                   int64_t m, int64_t d, const int32_t* columns, int64_t rounds, int64_t rule, int64_t width,
-                   int32_t* indices, float* values, int64_t threads) {
-    const Dictionary dictionary{atoms, gram, m, d};
-    const int count = team(threads);
-    const int64_t stride = spacing(m);
-    int most = 1;
-    int64_t total = 0;
-    for (int64_t t = 0; t < rounds; t++) most = std::max<int>(most, columns[t]), total += columns[t];
-    // Few rows are spread over the threads; without a Gram matrix only some rows' correlations are held at a time.
-    const int64_t block = std::max<int64_t>(1, std::min(BLOCK, (n + count - 1) / count));
-    const int64_t held = gram ? block : std::min<int64_t>(block, TALL * 4);
-    bool failed = false;
-#pragma omp parallel num_threads(count)
-    {
-        try {
-            Rounds work(dictionary, columns, rounds, most, int(rule));
-            std::vector<float> buffer(held * stride + 16), left(gram ? 0 : held * d), own(grouped(held) * d);
-            float* c = static_cast<float*>(aligned(buffer));
-            std::vector<Collected> codes(gram ? 1 : held, Collected(total));
-            std::vector<const float*> rows(held);
-            std::vector<int64_t> active(held);
-            std::vector<double> floor(held);
-#pragma omp for schedule(dynamic) nowait
-            for (int64_t start = 0; start < n; start += held) {
-                const int64_t size = std::min(held, n - start);
-                for (int64_t i = 0; i < size; i++) {
-                    rows[i] = residual + (start + i) * d;
-                    floor[i] = DONE * length(rows[i], d);
-                }
-                if (gram) {
-                    correlate(rows.data(), size, packed, m, d, own.data(), c, stride);
-                    for (int64_t i = 0; i < size; i++) {
-                        codes[0].clear();
-                        work.with_gram(c + i * stride, floor[i], codes[0]);
-                        codes[0].write(width, indices + (start + i) * width, values + (start + i) * width);
-                    }
-                    continue;
-                }
-                std::copy(residual + start * d, residual + (start + size) * d, left.begin());
-                std::iota(active.begin(), active.begin() + size, 0);
-                int64_t running = size;
-                for (int64_t i = 0; i < size; i++) codes[i].clear();
-                for (int64_t round = 0; round < rounds && running; round++) {
-                    for (int64_t i = 0; i < running; i++) rows[i] = left.data() + active[i] * d;
-                    correlate(rows.data(), running, packed, m, d, own.data(), c, stride);
-                    int64_t stay = 0;
-                    for (int64_t i = 0; i < running; i++) {
-                        const int64_t row = active[i];
-                        const float* here = c + i * stride;
-                        work.choose(here, columns[round]);
-                        if (!work.solve([&](int32_t j) { return double(here[j]); }, columns[round], floor[row])) continue;
-                        work.keep(codes[row], columns[round]);
-                        work.reduce(left.data() + row * d, columns[round]);
-                        active[stay++] = row;
-                    }
-                    running = stay;
-                }
-                for (int64_t i = 0; i < size; i++)
-                    codes[i].write(width, indices + (start + i) * width, values + (start + i) * width);
-            }
-        } catch (const std::bad_alloc&) {
-#pragma omp atomic write
-            failed = true;
-        }
-    }
-    return failed;
+// gram: null, or as pursuit_gram made it. indices, values: (n, width), width = min(Σ columns, m). Returns 0, or 1 when
+// memory runs out.
+EXPORT int64_t pursuit_rounds(const float *residual, int64_t n, const float *atoms, const float *packed, int64_t source,
+                              const void *gram, int64_t entries, int64_t m, int64_t d, const int32_t *columns,
+                              int64_t rounds, int64_t rule, int64_t width, int32_t *indices, float *values,
+                              int64_t threads) {
+    const Atoms all(atoms, m, d, packed, source);
+    const Rounds::Plan plan{columns, rounds, Rounds::Rule(rule)};
+    return pursue<Rounds>(residual, n, all, Gram(gram, entries, all), plan, width, indices, values, int(threads));
 }
 
 // Orthogonal matching pursuit with k atoms; indices, values: (n, k).
-EXPORT int64_t pursuit_orthogonal(const float* residual, int64_t n, const float* atoms, const float* packed, const float* gram,
-                       int64_t m, int64_t d, int64_t k, int32_t* indices, float* values, int64_t threads) {
-    const Dictionary dictionary{atoms, gram, m, d};
-    const int count = team(threads);
-    const int64_t stride = spacing(m);
-    const int64_t block = std::max<int64_t>(1, std::min(BLOCK, (n + count - 1) / count));
-    const int64_t held = gram ? block : std::min<int64_t>(block, TALL * 4);
-    bool failed = false;
-#pragma omp parallel num_threads(count)
-    {
-        try {
-            std::vector<Orthogonal> work(gram ? 1 : held, Orthogonal(dictionary, int(k)));
-            std::vector<float> buffer((held + 1) * stride + 16), left(gram ? 0 : held * d), own(grouped(held) * d);
-            float* c = static_cast<float*>(aligned(buffer));
-            float* scratch = c + held * stride;
-            Collected codes(k);
-            std::vector<const float*> rows(held);
-            std::vector<int64_t> active(held);
-            std::vector<double> floor(held);
-#pragma omp for schedule(dynamic) nowait
-            for (int64_t start = 0; start < n; start += held) {
-                const int64_t size = std::min(held, n - start);
-                for (int64_t i = 0; i < size; i++) {
-                    rows[i] = residual + (start + i) * d;
-                    floor[i] = DONE * length(rows[i], d);
-                }
-                if (gram) correlate(rows.data(), size, packed, m, d, own.data(), c, stride);
-                for (int64_t i = 0; gram && i < size; i++) {
-                    work[0].with_gram(c + i * stride, scratch, floor[i]);
-                    codes.clear();
-                    work[0].write(codes);
-                    codes.write(k, indices + (start + i) * k, values + (start + i) * k);
-                }
-                if (gram) continue;
-                std::copy(residual + start * d, residual + (start + size) * d, left.begin());
-                std::iota(active.begin(), active.begin() + size, 0);
-                for (int64_t i = 0; i < size; i++) work[i].start();
-                for (int64_t running = size; running;) {
-                    for (int64_t i = 0; i < running; i++) rows[i] = left.data() + active[i] * d;
-                    correlate(rows.data(), running, packed, m, d, own.data(), c, stride);
-                    int64_t stay = 0;
-                    for (int64_t i = 0; i < running; i++) {
-                        const int64_t row = active[i];
-                        Orthogonal& pursuit = work[row];
-                        pursuit.largest.reset(1);
-                        pursuit.search(c + i * stride, 0, m);
-                        if (!(pursuit.largest.score[0] > floor[row])) continue;
-                        const int32_t j = pursuit.largest.column[0];
-                        const float* x = residual + (start + row) * d;
-                        if (pursuit.add(j, exact_dot(atoms + j * d, x, d))) {
-                            pursuit.row[pursuit.size - 1] = atoms + j * d;
-                            subtract_rows(left.data() + row * d, x, pursuit.row.data(), pursuit.value.data(), pursuit.size, 0, d);
-                        }
-                        if (pursuit.size < k) active[stay++] = row;
-                    }
-                    running = stay;
-                }
-                for (int64_t i = 0; i < size; i++) {
-                    codes.clear();
-                    work[i].write(codes);
-                    codes.write(k, indices + (start + i) * k, values + (start + i) * k);
-                }
-            }
-        } catch (const std::bad_alloc&) {
-#pragma omp atomic write
-            failed = true;
-        }
-    }
-    return failed;
+EXPORT int64_t pursuit_orthogonal(const float *residual, int64_t n, const float *atoms, const float *packed,
+                                  int64_t source, const void *gram, int64_t entries, int64_t m, int64_t d, int64_t k,
+                                  int32_t *indices, float *values, int64_t threads) {
+    const Atoms all(atoms, m, d, packed, source);
+    return pursue<Orthogonal>(residual, n, all, Gram(gram, entries, all), Orthogonal::Plan{k}, k, indices, values,
+                              int(threads));
 }

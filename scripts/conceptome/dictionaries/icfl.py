@@ -81,6 +81,8 @@ def plan(k: int, columns: int) -> list[int]:
 def gram_of(atoms: np.ndarray) -> np.ndarray | None:
     """D·Dᵀ where updating correlations with it is faster than taking them anew, else None.
 
+    With compiled kernels in the integers of `compact_gram`, else float32.
+
     Raises
     ------
     FloatingPointError
@@ -90,11 +92,11 @@ def gram_of(atoms: np.ndarray) -> np.ndarray | None:
     if m > GRAM_ATOMS_SMALL and (m > GRAM_ATOMS or d < GRAM_WIDTH):
         return None
     if available():
-        from conceptome_kernels.pursuit import gram_matrix
+        from conceptome_kernels.pursuit import compact_gram
 
         if not np.isfinite(atoms).all():
             raise FloatingPointError("pursuit: NaN or infinite values")
-        return gram_matrix(atoms)
+        return compact_gram(atoms)
     import torch
 
     rows = torch.from_numpy(atoms)
