@@ -17,7 +17,7 @@ from conceptome.activations import write_store
 from conceptome.config.dictionaries import OPTIONS
 from conceptome.dictionaries import fit, load
 from conceptome.dictionaries.distributed import Alone, Group, main
-from conceptome.dictionaries.topk import ExplicitTrainer, KernelTrainer, TorchTrainer, trainer_class
+from conceptome.dictionaries.topk import ExplicitTrainer, KernelTrainer, TorchTrainer, new_trainer
 from conceptome.dictionaries.training import Adam, random_atoms
 from conceptome.errors import ConfigError
 
@@ -77,9 +77,13 @@ def test_gradients_are_cut_to_their_common_length():
 
 @KERNELS
 def test_the_fused_step_is_taken_unless_gradients_are_needed():
-    option = OPTIONS["topk"]
-    assert trainer_class(option(method="topk")) is KernelTrainer
-    assert trainer_class(option(method="topk", gradient_clip=1.0)) is ExplicitTrainer
+    def chosen(**options):
+        atoms = np.eye(4, dtype=np.float32)
+        parameters = {"atoms": atoms, "encoder": atoms.copy(), "encoder_bias": atoms[0].copy(), "bias": atoms[0].copy()}
+        return type(new_trainer(parameters, OPTIONS["topk"](method="topk", m=4, k=2, **options), "cpu"))
+
+    assert chosen() is KernelTrainer
+    assert chosen(gradient_clip=1.0) is ExplicitTrainer
 
 
 @pytest.mark.parametrize("method", ["topk", "icfl"])
