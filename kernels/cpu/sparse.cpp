@@ -222,17 +222,19 @@ EXPORT int64_t conceptome_atom_gradients(const float *error, const float *inputs
     return GOOD;
 }
 
-// Sums over the rows of a matrix (n, d), float64 (d,).
+// Sums over the rows of a matrix (n, d), float64 (d,): of runs of rows first, whose length depends on n alone.
 EXPORT int64_t conceptome_column_sums(const float *X, int64_t n, int64_t d, double *sums, int64_t threads) {
-    constexpr int64_t COLUMNS = 64;
+    const int64_t length = std::max<int64_t>(256, (n + 63) / 64), runs = (n + length - 1) / length;
+    std::vector<double> partial(runs * d);
 #pragma omp parallel for num_threads(int(threads)) schedule(static)
-    for (int64_t block = 0; block < (d + COLUMNS - 1) / COLUMNS; ++block) {
-        const int64_t from = block * COLUMNS, width = std::min(COLUMNS, d - from);
-        double held[COLUMNS] = {};
-        for (int64_t row = 0; row < n; ++row)
-            for (int64_t i = 0; i < width; ++i) held[i] += X[row * d + from + i];
-        std::copy_n(held, width, sums + from);
+    for (int64_t run = 0; run < runs; ++run) {
+        double *to = partial.data() + run * d;
+        for (int64_t row = run * length; row < std::min(n, (run + 1) * length); ++row)
+            for (int64_t i = 0; i < d; ++i) to[i] += X[row * d + i];
     }
+    std::fill_n(sums, d, 0.0);
+    for (int64_t run = 0; run < runs; ++run)
+        for (int64_t i = 0; i < d; ++i) sums[i] += partial[run * d + i];
     return GOOD;
 }
 

@@ -254,6 +254,14 @@ def _parts(moved):
     return moved.value, moved.first, moved.second
 
 
+def test_sums_over_many_rows():
+    X = np.random.default_rng(6).standard_normal((1900, 37)).astype(np.float32)
+    sums = column_sums(X, threads=1)
+    np.testing.assert_allclose(sums, wide(X)[0].sum(axis=0), rtol=1e-12)
+    for threads in (2, 3):
+        assert same([sums], [column_sums(X, threads=threads)])
+
+
 def test_empty_batches():
     indices, values = np.zeros((0, 2), np.int32), np.zeros((0, 2), np.float32)
     atoms, bias, X = np.ones((4, 3), np.float32), np.zeros(3, np.float32), np.zeros((0, 3), np.float32)
