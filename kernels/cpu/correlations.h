@@ -243,8 +243,8 @@ void add(float *c, const Entry *const *row, const float *factor, int64_t from, i
 #pragma GCC unroll 8
         for (int i = 0; i < COUNT; i++) {
             const Entry *at = row[i] + j;
-            __builtin_prefetch(reinterpret_cast<const char *>(at) + FETCH);
-            if (2 * WIDTH * sizeof(Entry) > 64) __builtin_prefetch(reinterpret_cast<const char *>(at) + FETCH + 64);
+            __builtin_prefetch(reinterpret_cast<const char *>(at) + FETCH, 0, 2);
+            if (2 * WIDTH * sizeof(Entry) > 64) __builtin_prefetch(reinterpret_cast<const char *>(at) + FETCH + 64, 0, 2);
             left = fma(by[i], entries(at), left);
             right = fma(by[i], entries(at + WIDTH), right);
         }

@@ -22,6 +22,9 @@ constexpr double DONE = 1e-5;   // a row is done once no chosen |correlation| ex
 constexpr double PIVOT = 1e-4;  // atoms are dependent when a Cholesky pivot of their Gram matrix is below this
 constexpr double RIDGE = 1e-5;  // added to the diagonal of dependent systems, and only of those
 
+// Changes that orthogonal matching pursuit may put off, as a share of the largest correlation.
+constexpr double PENDING = 0.05;
+
 // Rows that a thread moves on in turn, so that what one needs from memory comes while the others compute.
 constexpr int64_t TOGETHER = 4;
 constexpr int64_t HEAD = 512;            // bytes of a row of the Gram matrix that are asked for as soon as it is known
@@ -140,6 +143,11 @@ struct Row {
     // What was taken last and has not been subtracted from c yet.
     std::vector<int32_t> column;
     std::vector<float> change;
+    double coherence = 0;  // of the last of these atoms with any other, at most
+    // What was taken but waits to be subtracted, and how far it can move a correlation.
+    std::vector<int32_t> waiting;
+    std::vector<float> owed;
+    double owing = 0;
 };
 
 // The atoms chosen in a round, ascending, and their exact correlations.
@@ -181,7 +189,7 @@ class Search {
         }
         const float bar = rank(peaks, peaks_.count, wanted, largest_, scratch_);
         for (size_t i = barred.size(); i-- > 0;) peaks[peaks_.entry(barred[i])] = hidden_[i];
-        const float limit = below(bar, margin);
+        const float limit = below(bar, margin + 2 * row.owing);
         for (int64_t from = 0; from < peaks_.count; from += WIDTH)
             for (uint32_t bits = compare<AT_LEAST>(load(peaks + from), spread(limit)); bits; bits &= bits - 1) {
                 int64_t j = peaks_.first(from + __builtin_ctz(bits));
@@ -193,6 +201,7 @@ class Search {
                 }
             }
         if (row.c && int64_t(row.seen.size()) > wanted) {
+            if (!row.waiting.empty()) settle(row);
             const float closer = below(rank(row.seen.data(), row.seen.size(), wanted, largest_, scratch_), margin);
             size_t kept = 0;
             for (size_t i = 0; i < row.seen.size(); ++i)
@@ -246,6 +255,24 @@ class Search {
     }
 
   private:
+    // Scores of the candidates as they are without the changes that wait.
+    void settle(Row &row) {
+        if (gram_.integers) settle(row, gram_.integers, 1 / gram_.scale);
+        else settle(row, gram_.floats, 1);
+    }
+
+    template <class Entry>
+    void settle(Row &row, const Entry *gram, double scale) {
+        const size_t count = row.candidates.size();
+        for (size_t i = 0; i < count; ++i) row.seen[i] = row.c[row.candidates[i]];
+        for (size_t at = 0; at < row.waiting.size(); ++at) {
+            const Entry *entry = gram + row.waiting[at] * atoms_.m;
+            const float factor = float(-row.owed[at] * scale);
+            for (size_t i = 0; i < count; ++i) row.seen[i] = fma(factor, float(entry[row.candidates[i]]), row.seen[i]);
+        }
+        for (float &score : row.seen) score = score_of(score);
+    }
+
     float score_of(float correlation) const { return magnitude_ ? std::fabs(correlation) : correlation; }
 
     static float below(float bar, double margin) {
@@ -254,6 +281,13 @@ class Search {
 
     static bool contains(const std::vector<int32_t> &list, int64_t j) {
         return std::find(list.begin(), list.end(), int32_t(j)) != list.end();
+    }
+
+    template <class Entry>
+    static double largest_magnitude(const Entry *entry, int64_t count) {
+        Entry low = 0, high = 0;
+        for (int64_t i = 0; i < count; ++i) low = std::min(low, entry[i]), high = std::max(high, entry[i]);
+        return std::max(-double(low), double(high));
     }
 
     template <class Entry>
@@ -272,6 +306,11 @@ class Search {
                 peak = larger(peak, magnitude_ ? magnitude_of(load(row.c + j)) : load(row.c + j));
             store(&row.peaks[from / peaks_.vectors], peak);
         }
+        if (!count) return;
+        const int64_t last = row.column.back();
+        const double most = std::max(largest_magnitude(rows.back(), last),
+                                     largest_magnitude(rows.back() + last + 1, m - last - 1));
+        row.coherence = most * -scale + gram_.error;
     }
 
     const Atoms &atoms_;
@@ -370,8 +409,8 @@ class Rounds {
     std::vector<const float *> atom_;
 };
 
-// What orthogonal matching pursuit keeps of a row: a Cholesky factor that grows by a line with each atom, from which all
-// values are solved anew.
+// What orthogonal matching pursuit keeps of a row: the inverse of the Cholesky factor L of the Gram matrix of the atoms
+// taken. It grows by a line with each atom; that line, times the new atom's share, is what the values of all move by.
 class Orthogonal {
   public:
     struct Plan {
@@ -382,12 +421,13 @@ class Orthogonal {
     };
 
     Orthogonal(const Atoms &atoms, const Gram &gram, const Plan &plan)
-        : atoms_(atoms), gram_(gram), k_(int(plan.k)), x_(atoms.d), factor_(plan.k * plan.k), partial_(plan.k),
-          solution_(plan.k), moved_(plan.k), value_(plan.k), negative_(plan.k), atom_(plan.k), codes_(plan.k) {}
+        : atoms_(atoms), gram_(gram), k_(int(plan.k)), x_(atoms.d), coherence_(plan.k), waits_(plan.k), inverse_(plan.k * plan.k), product_(plan.k),
+          exact_(plan.k), moved_(plan.k), value_(plan.k), negative_(plan.k), atom_(plan.k),
+          codes_(plan.k) {}
 
     void start(const Row &row) {
         size_ = 0;
-        taken_.clear(), barred_.clear();
+        taken_.clear(), barred_.clear(), initial_.clear();
         std::copy_n(row.residual, atoms_.d, x_.begin());
         norm_ = row.norm, error_ = row.error;
     }
@@ -401,19 +441,16 @@ class Orthogonal {
         if (!add(chosen.column[0])) return true;
         std::copy_n(x_.begin(), atoms_.d, row.residual);
         double reach = 0;
-        row.column = taken_;
-        row.change.resize(size_);
         for (int i = 0; i < size_; i++) {
-            value_[i] = float(solution_[i]);
+            value_[i] = float(exact_[i]);
             negative_[i] = -value_[i];
-            row.change[i] = float(value_[i] - moved_[i]);
-            moved_[i] += row.change[i];
             reach += std::fabs(value_[i]);
         }
+        if (gram_) move(row, PENDING * std::fabs(chosen.score[0]));
         add_rows(row.residual, atom_.data(), negative_.data(), size_, 0, atoms_.d);
         row.norm = length(row.residual, atoms_.d);
         // Roundings of the screened correlations add up, those of the Gram matrix's entries do not.
-        error_ += 2 * UNIT * (size_ + 1) * atoms_.longest * (norm_ + 2 * reach * atoms_.longest);
+        error_ += 4 * UNIT * (size_ + 1) * atoms_.longest * (norm_ + 2 * reach * atoms_.longest);
         row.error = error_ + reach * gram_.error;
         return size_ < k_ && row.norm * atoms_.longest > row.floor;
     }
@@ -431,22 +468,68 @@ class Orthogonal {
     // False where atom j depends on those taken; it is barred then, as it is when taken.
     bool add(int32_t j) {
         barred_.push_back(j);
-        double *last = factor_.data() + size_t(size_) * k_;
-        for (int i = 0; i < size_; i++) last[i] = dot(atoms_[j], atom_[i], atoms_.d);
-        solve_lower(factor_.data(), k_, size_, last);
-        double pivot = dot(atoms_[j], atoms_[j], atoms_.d);
-        for (int i = 0; i < size_; i++) pivot -= last[i] * last[i];
+        const float *atom = atoms_[j];
+        for (int i = 0; i < size_; i++) product_[i] = dot(atom, atom_[i], atoms_.d);
+        // The new line of L is L⁻¹ times these; that of L⁻¹ follows from it.
+        double *fresh = inverse_.data() + size_t(size_) * k_;
+        std::fill_n(fresh, size_, 0.0);
+        double pivot = dot(atom, atom, atoms_.d);
+        for (int i = 0; i < size_; i++) {
+            const double *line = inverse_.data() + size_t(i) * k_;
+            const double entry = plain_dot(line, product_.data(), i + 1);
+            pivot -= entry * entry;
+            for (int j = 0; j <= i; j++) fresh[j] -= entry * line[j];
+        }
         if (!(pivot >= PIVOT)) return false;
-        last[size_] = std::sqrt(pivot);
-        double alpha = dot(atoms_[j], x_.data(), atoms_.d);
-        for (int i = 0; i < size_; i++) alpha -= last[i] * partial_[i];
-        partial_[size_] = alpha / last[size_];
+        const double root = std::sqrt(pivot);
+        for (int i = 0; i < size_; i++) fresh[i] /= root;
+        fresh[size_] = 1 / root;
         taken_.push_back(j);
-        moved_[size_] = 0;
-        atom_[size_++] = atoms_[j];
-        std::copy_n(partial_.begin(), size_, solution_.begin());
-        solve_upper(factor_.data(), k_, size_, solution_.data());
+        moved_[size_] = exact_[size_] = 0;
+        atom_[size_++] = atom;
+        // Its share is L⁻¹ times the correlations of the row itself.
+        double share = 0;
+        initial_.push_back(dot(atom, x_.data(), atoms_.d));
+        for (int i = 0; i < size_; i++) share += fresh[i] * initial_[i];
+        for (int i = 0; i < size_; i++) exact_[i] += share * fresh[i];
         return true;
+    }
+
+    // Lists what the screened correlations are to move by. Small changes of atoms taken earlier wait until they have
+    // added up, as long as all that wait cannot move a correlation by more than `most`.
+    void move(Row &row, double most) {
+        const int last = size_ - 1;
+        if (last) coherence_[last - 1] = row.coherence;
+        order_.resize(last);
+        std::iota(order_.begin(), order_.end(), 0);
+        for (int i = 0; i < last; i++) waits_[i] = std::fabs(value_[i] - moved_[i]) * coherence_[i] * 1.0001;
+        std::sort(order_.begin(), order_.end(),
+                  [&](int a, int b) { return waits_[a] != waits_[b] ? waits_[a] < waits_[b] : a < b; });
+        row.waiting.clear(), row.owed.clear(), row.column.clear(), row.change.clear();
+        row.owing = 0;
+        order_.push_back(last);
+        for (int i : order_) {
+            const float change = float(value_[i] - moved_[i]);
+            if (row.column.empty() && i != last && row.owing + waits_[i] <= most) {
+                row.owing += waits_[i];
+                row.waiting.push_back(taken_[i]);
+                row.owed.push_back(change);
+            } else {
+                row.column.push_back(taken_[i]);
+                row.change.push_back(change);
+                moved_[i] += change;
+            }
+        }
+    }
+
+    // Four partial sums, so that the chain of additions does not set the pace.
+    static double plain_dot(const double *a, const double *b, int count) {
+        double part[4] = {};
+        int i = 0;
+        for (; i + 4 <= count; i += 4)
+            for (int j = 0; j < 4; j++) part[j] += a[i + j] * b[i + j];
+        for (; i < count; i++) part[i % 4] += a[i] * b[i];
+        return (part[0] + part[1]) + (part[2] + part[3]);
     }
 
     const Atoms &atoms_;
@@ -454,7 +537,8 @@ class Orthogonal {
     int k_, size_ = 0;
     double norm_ = 0, error_ = 0;
     std::vector<float> x_;
-    std::vector<double> factor_, partial_, solution_, moved_;
+    std::vector<int> order_;
+    std::vector<double> coherence_, waits_, inverse_, product_, initial_, exact_, moved_;
     std::vector<float> value_, negative_;
     std::vector<const float *> atom_;
     std::vector<int32_t> taken_, barred_;
@@ -569,7 +653,8 @@ int64_t pursue(const float *residual, int64_t n, const Atoms &atoms, const Gram 
                         running = stay;
                     }
                     for (int64_t i = 0; i < count; ++i) {
-                        rows[i].column.clear(), rows[i].change.clear();
+                        rows[i].column.clear(), rows[i].change.clear(), rows[i].waiting.clear();
+                        rows[i].owing = 0;
                         write(method[i].codes(), begin + alive[first + i], scale[alive[first + i]]);
                     }
                 }

@@ -172,6 +172,58 @@ def test_dependent_atoms_do_not_blow_up():
     assert (np.count_nonzero(Z, axis=1) == 3).all()
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_codes_do_not_depend_on_the_screen(variant, monkeypatch):
+    monkeypatch.setenv(loader.VARIABLE, variant)
+    rng = np.random.default_rng(10)
+    D = rng.standard_normal((900, 70)).astype(np.float32)
+    # Near copies: their correlations differ by less than a screen's error.
+    D[450:] = D[:450] + np.float32(1e-5) * rng.standard_normal((450, 70), dtype=np.float32)
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    X = rng.standard_normal((40, 70)).astype(np.float32)
+    for function, plan in (
+        (pursuit.matching_pursuit, 20),
+        (pursuit.orthogonal_matching_pursuit, 20),
+        (pursuit.icfl_pursuit, [4] * 5),
+    ):
+        expected = function(X, D, plan, gram_budget=0)
+        for gram in (pursuit.gram_matrix(D), pursuit.compact_gram(D), None):
+            for one, other in zip(function(X, D, plan, gram=gram), expected):
+                assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("budget", [0, pursuit.GRAM_BUDGET])
+def test_matching_pursuit_takes_the_largest_of_all_correlations(variant, budget, monkeypatch):
+    monkeypatch.setenv(loader.VARIABLE, variant)
+    rng = np.random.default_rng(11)
+    D = rng.standard_normal((2000, 64)).astype(np.float32)
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    X = rng.standard_normal((30, 64)).astype(np.float32)
+    codes = [dense(pursuit.matching_pursuit(X, D, k, gram_budget=budget), len(D)) for k in range(1, 13)]
+    residual = X.astype(np.float64)
+    for before, after in zip([np.zeros_like(codes[0]), *codes], codes):
+        correlations = np.abs((X - before @ D) @ D.T)
+        moved = after != before
+        assert (moved.sum(axis=1) == 1).all()
+        # Within the rounding of a float32 product nothing larger was passed over.
+        lost = correlations.max(axis=1) - correlations[moved]
+        assert (lost <= 1e-6 * np.linalg.norm(residual, axis=1)).all()
+
+
+@pytest.mark.parametrize("m", [1, 31, 131, 300])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compact_gram(variant, m, monkeypatch):
+    monkeypatch.setenv(loader.VARIABLE, variant)
+    D = np.random.default_rng(12).standard_normal((m, 77)).astype(np.float32)
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    gram = pursuit.compact_gram(D, threads=1)
+    assert gram.dtype == np.int16
+    np.testing.assert_allclose(gram / np.diag(gram).mean(), D @ D.T, atol=5e-5)
+    assert (gram == gram.T).all()
+    assert gram.tobytes() == pursuit.compact_gram(D, threads=2).tobytes()
+
+
 @pytest.mark.parametrize("m", [1, 31, 131, 300])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gram_matrix(variant, m, monkeypatch):
