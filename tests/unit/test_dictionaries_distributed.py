@@ -125,7 +125,11 @@ def in_two_processes(method, store, output, options, *more):
             method, str(store.folder),
             str(output), *(part for key, value in options.items() for part in ("--option", f"{key}={value}")), *more,
         ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1",
+            # Restarted processes otherwise look for each other at the addresses of their predecessors.
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        },
         text=True, capture_output=True, timeout=300,
     )  # fmt: skip
 

@@ -77,8 +77,11 @@ def run(store, folder, output, name, options, moment="never"):
     )
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-@pytest.mark.parametrize("buffer", [{}, SMALL_BUFFER], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("name", "buffer"),
+    [("topk", {}), ("topk", SMALL_BUFFER), ("icfl", SMALL_BUFFER)],
+    ids=["topk", "topk streamed", "icfl streamed"],
+)
 def test_killed_and_started_again_gives_the_same_bytes(store, tmp_path, name, buffer):
     options = METHODS[name] | OFTEN | buffer
     fit(name, store, seed=3, threads=1, **options).save(tmp_path / "uninterrupted")
@@ -280,6 +283,22 @@ def test_one_that_fails_ends_all_with_its_own_line(store):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
     with pytest.raises(ConfigError, match="'topp' is not known"):
         fit_many([SEVERAL[0], ("topp", {}, 1)], store)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("reads", [2, 4, 6])
+def test_rows_that_cannot_be_read_end_all(store, monkeypatch, reads):
+    left = [reads]
+
+    def take(rows, index, plain=StoreRows.take):
+        left[0] -= 1
+        if left[0] < 0:
+            raise DataError("the shard is gone")
+        return plain(rows, index)
+
+    monkeypatch.setattr(StoreRows, "take", take)
+    with pytest.raises(DataError, match="the shard is gone"):
+        fit_many([SEVERAL[0], SEVERAL[1], SEVERAL[3]], store, threads=1, memory_limit=10)
 
 
 @pytest.mark.parametrize("buffer_mb", [1, 8])

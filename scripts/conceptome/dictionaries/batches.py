@@ -194,6 +194,7 @@ class _Pass:
     def __init__(self, rows: Rows, order: Order, members: int):
         self.rows, self.order, self.turn = rows, order, threading.Condition()
         self.batches: Batches | None = None
+        self.error: Exception | None = None
         self._members, self._failed = members, False
         self._number, self._batch = -1, np.zeros(0)
         # Thread → the batch it wants, and the state of the stream before that.
@@ -225,10 +226,14 @@ class _Pass:
         ahead = [wanted for wanted in self._wanted.values() if wanted[0] > self._number]
         if self._members and len(ahead) == self._members and not self._failed:
             number, state = min(ahead, key=lambda wanted: wanted[0])
-            if self.batches is None or number > self._number + 1:
-                self.close()
-                self.batches = Batches(self.rows, self.order, state)
-            self._batch, self._number = next(self.batches), number
+            try:
+                if self.batches is None or number > self._number + 1:
+                    self.close()
+                    self.batches = Batches(self.rows, self.order, state)
+                self._batch, self._number = next(self.batches), number
+            except Exception as error:
+                # Whoever happens to be at work here may be done with its own training.
+                self.error, self._failed = error, True
         self.turn.notify_all()
 
     def close(self) -> None:
@@ -260,7 +265,7 @@ def in_turns(
     Raises
     ------
     Exception
-        What the first of them raised; the others have ended then.
+        What the first of them raised, or reading the rows; the others have ended then.
     """
     from threadpoolctl import threadpool_limits
 
@@ -297,6 +302,8 @@ def in_turns(
         for worker in workers:
             worker.join()
         shared.close()
+    if shared.error:
+        raise shared.error
     if errors:
         raise errors[0]
     return results

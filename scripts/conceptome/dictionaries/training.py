@@ -303,10 +303,7 @@ def train(
                 loop.done, steps, options.warm_up, options.warm_down
             )
             try:
-                fvu, fired = trainer.step(x, loop.silent >= dead_after, loop.done)
-                if group.size > 1:
-                    fvu, *counts = group.mean(np.array([fvu, *fired], dtype=np.float64))
-                    fired = np.array(counts) * group.size if fired.dtype != bool else np.array(counts) > 0
+                fvu, fired = _of_all(group, *trainer.step(x, loop.silent >= dead_after, loop.done))
             except FloatingPointError:
                 fvu = math.nan
             if not math.isfinite(fvu):
@@ -314,7 +311,7 @@ def train(
                     f"training diverged at step {loop.done + 1}: "
                     f"lower learning_rate (now {options.scaled_learning_rate:g})"
                 )
-            loop.count(float(fvu), fired, len(batch))
+            loop.count(fvu, fired, len(batch))
             if loop.done % LOG_EVERY == 0 or loop.done == steps:
                 loop.note(int((loop.silent >= dead_after).sum()), optimiser.learning_rate)
                 _say(loop.curve, steps, trainer.m, pace(loop.done, steps))
@@ -337,6 +334,15 @@ def train(
         "learning_rate": options.scaled_learning_rate,
         "deviation": deviation,
     }
+
+
+def _of_all(group: Alone, fvu: float, fired: np.ndarray) -> tuple[float, np.ndarray]:
+    """What `Trainer.step` returns, over the rows of all processes."""
+    if group.size == 1:
+        return fvu, fired
+    means = group.mean(np.concatenate([[fvu], fired]))
+    counts = np.rint(means[1:] * group.size)
+    return float(means[0]), counts > 0 if fired.dtype == bool else counts.astype(np.int64)
 
 
 def _say(curve: dict[str, list], steps: int, m: int, pace: str) -> None:
