@@ -21,6 +21,7 @@ from bars import (
     PEERS,
     TORCH_PATH,
     Contest,
+    contests,
     fastest,
     ratio,
 )
@@ -88,11 +89,12 @@ def verdict(met: bool | None) -> str:
 def bar_rows(measured: Measured) -> list[tuple[str, str, str, str, str]]:
     """The bar: work, against, required, measured, verdict."""
     rows = []
+    titles = {contest.key: f"{contest.title}, {sizes(contest.setting)}" for contest in contests(False)}
     for bar in BARS:
         needed = bar.half_width if bar.half_width is not None and half_width() else bar.plain
         found = measured.of(bar.contest)
         if found is None:
-            rows.append((bar.contest, bar.against, f"≥ {times(needed)}", "left out", verdict(None)))
+            rows.append((titles[bar.contest], bar.against, f"≥ {times(needed)}", "left out", verdict(None)))
             continue
         contest, results = found
         name = fastest(results) if bar.against == FASTEST else bar.against
