@@ -11,5 +11,5 @@ mark="$folder/.complete"
 echo "setting up the peers in $folder (a few minutes, once)"
 rm -rf "$folder"
 "$python" -m venv "$folder"
-"$folder/bin/python" -m pip --disable-pip-version-check --quiet --quiet install --no-deps -r <(printf '%s\n' "$wanted")
+"$folder/bin/python" -m pip --disable-pip-version-check --quiet --quiet install --no-deps --no-compile -r <(printf '%s\n' "$wanted")
 printf '%s\n' "$wanted" > "$mark"

@@ -84,6 +84,10 @@ class Run:
         self.everybody = field(folder)
         self.rounds, self.seconds = (2, 0.02) if quick else (5, 1.0)
         self.files: dict[tuple[int, int], Path] = {}
+        self.main = contests(quick)[0].setting
+        if not quick:
+            # Smaller batches, so that the largest m fits memory and time.
+            self.main = replace(self.main, batch=SIZES_BATCH)
 
     def data(self, setting: Setting) -> Path:
         """Four batches of rows, as a file."""
@@ -158,13 +162,11 @@ class Run:
 
     def sweeps(self) -> None:
         """Rows per second against m and against threads."""
-        main, threads = contests(self.quick)[0].setting, self.measured.threads
-        atoms = (512, 1024) if self.quick else ATOMS
-        batch = main.batch if self.quick else SIZES_BATCH
-        by_atoms = [(m, replace(main, m=m, batch=batch), threads) for m in atoms]
+        threads = self.measured.threads
+        by_atoms = [(m, replace(self.main, m=m), threads) for m in ((512, 1024) if self.quick else ATOMS)]
         self.measured.sizes = self.sweep("rows against m", by_atoms, "m")
         counts = sorted({2**power for power in range(threads.bit_length()) if 2**power <= threads} | {threads})
-        by_threads = [(count, replace(main, batch=batch), count) for count in counts]
+        by_threads = [(count, self.main, count) for count in counts]
         self.measured.scaling = self.sweep("rows against threads", by_threads, "threads")
 
     def quality(self) -> None:
@@ -240,12 +242,14 @@ class Run:
         measured.minutes = self.clock.minutes
         measured.versions = versions()
         page.parent.mkdir(parents=True, exist_ok=True)
-        for frame, x, label, name in (
-            (measured.sizes, "m", "number of atoms m", "performance_m.svg"),
-            (measured.scaling, "threads", "threads", "performance_threads.svg"),
+        main = self.main
+        rows = f"TopK training step, d = {main.d}, k = {main.k}, batch {main.batch:,}"
+        for frame, x, label, title, name in (
+            (measured.sizes, "m", "number of atoms m", f"{rows}, {measured.threads} threads", "performance_m.svg"),
+            (measured.scaling, "threads", "threads", f"{rows}, m = {main.m:,}", "performance_threads.svg"),
         ):
             if frame is not None:
-                draw(frame, x, label, page.parent / name, log=True)
+                draw(frame, x, label, title, page.parent / name)
         write(measured, page)
         RESULTS.mkdir(parents=True, exist_ok=True)
         raw = [

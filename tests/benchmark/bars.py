@@ -9,12 +9,13 @@ from worker import Setting
 
 OURS, TORCH_PATH = "Conceptome", "Conceptome without a compiler"
 SAE_LENS, SAE_LENS_BF16, DICTIONARY_LEARNING = "sae-lens", "sae-lens, bf16 autocast", "dictionary-learning"
+SAE_LENS_SPARSE = "sae-lens, sparse codes"
 SPARSIFY, OVERCOMPLETE, SPAMS, SCIKIT_LEARN = "sparsify", "overcomplete", "spams", "scikit-learn"
 TORCH, ONEDNN = "torch, D·r anew", "oneDNN, D·r anew"
 # Names of the processes' own arguments.
 BASELINES = {TORCH: "torch", ONEDNN: "onednn"}
-PEERS = (SAE_LENS, SAE_LENS_BF16, DICTIONARY_LEARNING, SPARSIFY, OVERCOMPLETE, SPAMS, SCIKIT_LEARN)
 AUTOENCODERS = (SAE_LENS, SAE_LENS_BF16, DICTIONARY_LEARNING, SPARSIFY, OVERCOMPLETE)
+PEERS = (*AUTOENCODERS, SAE_LENS_SPARSE, SPAMS, SCIKIT_LEARN)
 FASTEST = "the fastest peer"
 
 
@@ -48,9 +49,9 @@ def contests(quick: bool) -> list[Contest]:
     icfl = Setting(main.d, main.m, 20 if quick else 100, main.batch, rounds=(5,) * (4 if quick else 20))
     both = (OURS, TORCH_PATH, *AUTOENCODERS)
     return [
-        Contest("step", "TopK training step", "train topk", main, both),
-        Contest("wide", "TopK training step", "train topk", wide, both),
-        Contest("large", "TopK training step", "train topk", large, (OURS, *AUTOENCODERS)),
+        Contest("step", "TopK training step", "train topk", main, (*both, SAE_LENS_SPARSE)),
+        Contest("wide", "TopK training step", "train topk", wide, (*both, SAE_LENS_SPARSE)),
+        Contest("large", "TopK training step", "train topk", large, (OURS, *AUTOENCODERS, SAE_LENS_SPARSE)),
         Contest("encode", "TopK encode", "encode topk", main, both),
         Contest("batch", "BatchTopK training step", "train batch_topk", main, (OURS, *AUTOENCODERS)),
         Contest("mp", "MP encode", "encode mp", main, (OURS, SAE_LENS, OVERCOMPLETE)),

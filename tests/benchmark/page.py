@@ -13,14 +13,19 @@ from typing import Any
 import pandas as pd
 from bars import (
     BARS,
+    DICTIONARY_LEARNING,
     FASTEST,
     FLOOR,
     GROWTH_MIB,
     ICFL_BOUND,
     OURS,
-    PEERS,
+    OVERCOMPLETE,
+    SAE_LENS,
+    SAE_LENS_BF16,
+    SPARSIFY,
     TORCH_PATH,
     Contest,
+    contests,
     fastest,
     ratio,
 )
@@ -88,11 +93,12 @@ def verdict(met: bool | None) -> str:
 def bar_rows(measured: Measured) -> list[tuple[str, str, str, str, str]]:
     """The bar: work, against, required, measured, verdict."""
     rows = []
+    titles = {contest.key: f"{contest.title}, {sizes(contest.setting)}" for contest in contests(False)}
     for bar in BARS:
         needed = bar.half_width if bar.half_width is not None and half_width() else bar.plain
         found = measured.of(bar.contest)
         if found is None:
-            rows.append((bar.contest, bar.against, f"≥ {times(needed)}", "left out", verdict(None)))
+            rows.append((titles[bar.contest], bar.against, f"≥ {times(needed)}", "left out", verdict(None)))
             continue
         contest, results = found
         name = fastest(results) if bar.against == FASTEST else bar.against
@@ -266,28 +272,39 @@ NOTES = (
 )
 
 
-def draw(frame: pd.DataFrame, x: str, label: str, path: Path, *, log: bool) -> None:
+# Contestants of the plots: colour and marker.
+LOOKS = {
+    OURS: ("#0072B2", "o"),
+    TORCH_PATH: ("#56B4E9", "s"),
+    SPARSIFY: ("#117733", "^"),
+    OVERCOMPLETE: ("#EE8866", "D"),
+    DICTIONARY_LEARNING: ("#CC3377", "v"),
+    SAE_LENS: ("#332288", "P"),
+    SAE_LENS_BF16: ("#808080", "X"),
+}
+
+
+def draw(frame: pd.DataFrame, x: str, label: str, title: str, path: Path) -> None:
     """Rows per second against `x` (columns who, rate, x), one line per contestant, band from lowest to highest."""
     import seaborn
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    names = [name for name in (OURS, TORCH_PATH, *PEERS) if name in set(frame.who)]
-    colours = dict(zip((OURS, TORCH_PATH, *PEERS), ("#0072B2", "#56B4E9", *style.SERIES[1:]), strict=False))
+    names = [name for name in LOOKS if name in set(frame.who)]
+    colours, markers = ({name: LOOKS[name][part] for name in names} for part in (0, 1))
     with style.look():
         figure = style.new_figure(80.0)
         axes = figure.add_subplot()
         seaborn.lineplot(
             frame, x=x, y="rate", hue="who", style="who", hue_order=names, style_order=names, palette=colours,
-            markers=True, dashes=False, estimator="median", errorbar=("pi", 100), ax=axes,
+            markers=markers, dashes=False, markeredgewidth=0, estimator="median", errorbar=("pi", 100), ax=axes,
         )  # fmt: skip
         ticks = sorted(set(frame[x]))
-        if log:
-            axes.set_xscale("log", base=2)
+        axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(ticks, [f"{value:,}" for value in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.set(xlabel=label, ylabel="rows per second")
+        axes.set(xlabel=label, ylabel="rows per second", title=title)
         axes.legend(title=None, loc="center left", bbox_to_anchor=(1.0, 0.5))
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -39,8 +39,11 @@ def random_atoms(setting: Setting) -> np.ndarray:
     return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
 
 
-def sae_lens(*, autocast: bool = False) -> dict[str, Callable]:
-    """sae-lens: `SAETrainer` on training SAEs, inference SAEs for encoding."""
+def sae_lens(*, autocast: bool = False, sparse: bool = False) -> dict[str, Callable]:
+    """sae-lens: `SAETrainer` on training SAEs, inference SAEs for encoding.
+
+    With `sparse` codes decoder rows have any length: its two settings for both do not work together on a processor.
+    """
     from sae_lens.config import SAETrainerConfig
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig
@@ -50,7 +53,8 @@ def sae_lens(*, autocast: bool = False) -> dict[str, Callable]:
     def train(kind: type, options: type) -> Callable:
         def make(X: np.ndarray, s: Setting) -> Learned:
             torch.manual_seed(SEED)
-            sae = kind(options(d_in=s.d, d_sae=s.m, k=s.k))
+            own = {"use_sparse_activations": True, "rescale_acts_by_decoder_norm": False} if sparse else {}
+            sae = kind(options(d_in=s.d, d_sae=s.m, k=s.k, **own))
             config = SAETrainerConfig(
                 total_training_samples=s.steps * s.batch,
                 train_batch_size_samples=s.batch,
@@ -87,11 +91,10 @@ def sae_lens(*, autocast: bool = False) -> dict[str, Callable]:
         sae.W_dec.data = torch.from_numpy(random_atoms(s))
         return encoding(inference(sae.encode), X, PURSUIT_ROWS)
 
-    works = {
-        "train topk": train(TopKTrainingSAE, TopKTrainingSAEConfig),
-        "train batch_topk": train(BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
-    }
-    return works if autocast else {**works, "encode topk": encode, "encode mp": pursue}
+    works = {"train topk": train(TopKTrainingSAE, TopKTrainingSAEConfig)}
+    if not sparse:
+        works["train batch_topk"] = train(BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig)
+    return works if autocast or sparse else {**works, "encode topk": encode, "encode mp": pursue}
 
 
 def dictionary_learning() -> dict[str, Callable]:
@@ -287,6 +290,7 @@ def inference(encode: Callable) -> Callable[[np.ndarray], Any]:
 NAMES: dict[str, Callable[[], dict[str, Callable]]] = {
     "sae-lens": sae_lens,
     "sae-lens, bf16 autocast": lambda: sae_lens(autocast=True),
+    "sae-lens, sparse codes": lambda: sae_lens(sparse=True),
     "dictionary-learning": dictionary_learning,
     "sparsify": sparsify,
     "overcomplete": overcomplete,

@@ -41,3 +41,13 @@ def test_every_rule_environment_exists():
     for path in (REPOSITORY / "rules").glob("*.smk"):
         named |= set(re.findall(r'"\.\./envs/([a-z]+)\.yaml"', path.read_text()))
     assert named == {path.stem for path in (REPOSITORY / "envs").glob("*.yaml")}
+
+
+def test_the_peers_are_pinned_to_exact_versions_and_no_address():
+    text = (REPOSITORY / "envs" / "peers.txt").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
+    pins = dict(line.split("==") for line in lines)
+    assert len(pins) == len(lines)
+    assert pins["torch"] == lock()["torch"]
+    assert {"sae-lens", "dictionary-learning", "eai-sparsify", "overcomplete", "scikit-learn", "spams-bin"} <= set(pins)

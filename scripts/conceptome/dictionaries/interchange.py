@@ -157,9 +157,12 @@ def from_sae_lens(folder: str | Path) -> Dictionary:
         raise ConfigError(f"{folder}: dictionary method '{method}' is not known here: use a newer version")
     arrays = _read(folder / WEIGHTS)
     _check_shapes(folder, arrays, config, names)
-    k = config.get("max_iterations") or config["d_in"] if architecture == "matching_pursuit" else config.get("k")
     parameters = _parameters(folder, arrays, config)
-    wanted = {"method": method, "m": config["d_sae"], **({} if k is None else {"k": k})}
+    wanted = {"method": method, "m": config["d_sae"]}
+    if architecture == "topk":
+        wanted["k"] = config.get("k")
+    if architecture == "matching_pursuit":
+        wanted |= {"k": config.get("max_iterations") or config["d_in"], "nonnegative": True}
     options = validate(OPTIONS[method], wanted, f"{folder}")
     card = {
         "k": options.budget or config["d_sae"],
