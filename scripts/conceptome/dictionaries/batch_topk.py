@@ -12,6 +12,7 @@ codes are chosen once, among all atoms.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ class BatchTopKTrainer(AutoencoderTrainer):
 
     def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: Options):
         super().__init__(atoms, bias, options)
-        self.threshold: float | None = None
+        # NaN before the first step.
+        self.threshold = math.nan
 
     def loss(self, x: np.ndarray, centred: np.ndarray, dead: np.ndarray, number: int) -> Loss:
         """See `AutoencoderTrainer.loss`."""
@@ -65,22 +67,22 @@ class BatchTopKTrainer(AutoencoderTrainer):
         active = self.engine.largest_of_batch(x, self.options.k)
         # With fewer positive scores than places, all of them are kept.
         smallest = float(active.values.min()) if len(active.values) == len(x) * self.options.k else 0.0
-        before = smallest if self.threshold is None else self.threshold
+        before = smallest if math.isnan(self.threshold) else self.threshold
         self.threshold = KEEP * before + (1 - KEEP) * smallest
         return active
 
     def state(self) -> dict[str, np.ndarray]:
-        """The running threshold, (1,), or none before the first step."""
-        return {"threshold": np.array([] if self.threshold is None else [self.threshold])}
+        """The running threshold, (1,)."""
+        return {"threshold": np.array([self.threshold])}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """See `AutoencoderTrainer.restore`."""
         super().restore(state)
-        self.threshold = float(state["threshold"][0]) if len(state["threshold"]) else None
+        self.threshold = float(state["threshold"][0])
 
     def finished(self, deviation: float) -> dict[str, np.ndarray]:
         """See `AutoencoderTrainer.finished`."""
-        threshold = np.array([(self.threshold or 0.0) * deviation], dtype=np.float32)
+        threshold = np.array([self.threshold * deviation], dtype=np.float32)
         return {**super().finished(deviation), "threshold": threshold}
 
 
