@@ -53,6 +53,7 @@ def decode_residual(
     bias: np.ndarray,
     *,
     scale: float | None = None,
+    inputs: np.ndarray | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Residual x − b − z·D and its squared length.
@@ -63,6 +64,8 @@ def decode_residual(
         float32 (n, d). The others are as in `decode`.
     scale
         Where it is given, `code_gradient` of the residual comes third, at about half its price.
+    inputs
+        An array (n, d) that x − b, what the encoder was applied to, is to be written to.
 
     Returns
     -------
@@ -78,9 +81,11 @@ def decode_residual(
     checks.array("bias", bias, (d,))
     n, k = checks.codes(indices, values, m)
     checks.array("X", X, (n, d))
+    if inputs is not None:
+        checks.array("inputs", inputs, (n, d))
     residual, squares = np.empty((n, d), dtype=np.float32), np.empty(n)
     gradient = None if scale is None else np.empty((n, k), dtype=np.float32)
-    arguments = (X, indices, values, n, k, atoms, d, bias, residual, squares, float(scale or 0), gradient)
+    arguments = (X, indices, values, n, k, atoms, d, bias, residual, squares, float(scale or 0), gradient, inputs)
     call("conceptome_decode_residual", *arguments, checks.threads(threads))
     return (residual, squares) if gradient is None else (residual, squares, gradient)
 
@@ -94,6 +99,7 @@ def decode_residual_csr(
     bias: np.ndarray,
     *,
     scale: float | None = None,
+    inputs: np.ndarray | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Residual x − b − z·D of CSR codes and its squared length: `decode_residual` for any number of codes per row.
@@ -112,9 +118,11 @@ def decode_residual_csr(
     checks.array("bias", bias, (d,))
     n, nnz = checks.csr_codes(indptr, indices, values, m)
     checks.array("X", X, (n, d))
+    if inputs is not None:
+        checks.array("inputs", inputs, (n, d))
     residual, squares = np.empty((n, d), dtype=np.float32), np.empty(n)
     gradient = None if scale is None else np.empty(nnz, dtype=np.float32)
-    arguments = (X, indptr, indices, values, n, atoms, d, bias, residual, squares, float(scale or 0), gradient)
+    arguments = (X, indptr, indices, values, n, atoms, d, bias, residual, squares, float(scale or 0), gradient, inputs)
     call("conceptome_decode_residual_csr", *arguments, checks.threads(threads))
     return (residual, squares) if gradient is None else (residual, squares, gradient)
 
@@ -198,7 +206,9 @@ class ByAtom:
     gradient: np.ndarray
 
 
-def by_atom(indices: np.ndarray, values: np.ndarray, gradient: np.ndarray, m: int) -> ByAtom:
+def by_atom(
+    indices: np.ndarray, values: np.ndarray, gradient: np.ndarray, m: int, *, threads: int | None = None
+) -> ByAtom:
     """Sort codes and their gradients by atom (a counting sort).
 
     Parameters
@@ -215,10 +225,18 @@ def by_atom(indices: np.ndarray, values: np.ndarray, gradient: np.ndarray, m: in
     """
     n, k = checks.codes(indices, values, m)
     checks.array("gradient", gradient, (n, k))
-    return _sorted("conceptome_sort", (indices, values, gradient, n, k, m), n * k, m)
+    return _sorted("conceptome_sort", (indices, values, gradient, n, k, m), n * k, m, threads)
 
 
-def by_atom_csr(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, gradient: np.ndarray, m: int) -> ByAtom:
+def by_atom_csr(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    gradient: np.ndarray,
+    m: int,
+    *,
+    threads: int | None = None,
+) -> ByAtom:
     """Sort CSR codes and their gradients (nnz,) by atom: `by_atom` for any number of codes per row.
 
     Raises
@@ -228,14 +246,14 @@ def by_atom_csr(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, gra
     """
     n, nnz = checks.csr_codes(indptr, indices, values, m)
     checks.array("gradient", gradient, (nnz,))
-    return _sorted("conceptome_sort_csr", (indptr, indices, values, gradient, n, m), nnz, m)
+    return _sorted("conceptome_sort_csr", (indptr, indices, values, gradient, n, m), nnz, m, threads)
 
 
-def _sorted(function: str, arguments: tuple, places: int, m: int) -> ByAtom:
+def _sorted(function: str, arguments: tuple, places: int, m: int, threads: int | None) -> ByAtom:
     """Have one of the kernels sort that many places."""
     offsets, rows = np.empty(m + 1, dtype=np.int64), np.empty(places, dtype=np.int32)
     values, gradient = np.empty(places, dtype=np.float32), np.empty(places, dtype=np.float32)
-    active = call(function, *arguments, offsets, rows, values, gradient)
+    active = call(function, *arguments, offsets, rows, values, gradient, checks.threads(threads))
     return ByAtom(offsets, rows[:active], values[:active], gradient[:active])
 
 
@@ -275,7 +293,7 @@ def sparse_backward(
     in_codes = code_gradient(error, indices, values, atoms, threads=threads)
     (m, d), n = atoms.shape, len(indices)
     checks.array("inputs", inputs, (n, d))
-    codes = by_atom(indices, values, in_codes, m)
+    codes = by_atom(indices, values, in_codes, m, threads=threads)
     in_atoms, in_encoder = np.empty((m, d), dtype=np.float32), np.empty((m, d), dtype=np.float32)
     in_encoder_bias = np.empty(m, dtype=np.float32)
     places = (codes.offsets, codes.rows, codes.values, codes.gradient)

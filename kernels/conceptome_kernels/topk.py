@@ -45,7 +45,7 @@ def pack(encoder: np.ndarray, *, threads: int | None = None, out: np.ndarray | N
 
 
 def pack_panels(encoder: np.ndarray, *, threads: int | None = None) -> np.ndarray:
-    """Lay the encoder out in float32 panels, which `encode_threshold` can read too: the better choice for dense codes."""
+    """Lay the encoder out in float32 panels, which `encode_threshold` reads too: better for dense codes."""
     m, d = checks.array("encoder", encoder, (None, None)).shape
     packed = _aligned(call("conceptome_panels_size", m, d))
     call("conceptome_pack_panels", encoder, m, d, packed, checks.threads(threads))

@@ -130,15 +130,20 @@ static inline void integer_tile_of(int width, const int32_t *rows, const int16_t
     }
 }
 // Float32 products of R rows with A atoms: lane by lane over the dimensions, then the sum of the lanes. The order does
-// not depend on R and A, so that it does not show whether a score was found alone or with others.
+// not depend on R and A, so that it does not show whether a score was found alone or with others. Meanwhile the `next`
+// A atoms are sent for, where they are given.
 template <int R, int A>
-static inline void products(const float *const *rows, const float *const *atoms, int64_t d, float (*out)[A]) {
+static inline void products(const float *const *rows, const float *const *atoms, int64_t d, float (*out)[A],
+                            const float *const *next = nullptr) {
     Vector sums[R][A] = {};
     for (int64_t i = 0; i < d; i += WIDTH) {
         const __mmask16 lanes = within(i, d);
         Vector weights[A];
 #pragma GCC unroll 4
-        for (int a = 0; a < A; ++a) weights[a] = (Vector)_mm512_maskz_loadu_ps(lanes, atoms[a] + i);
+        for (int a = 0; a < A; ++a) {
+            weights[a] = (Vector)_mm512_maskz_loadu_ps(lanes, atoms[a] + i);
+            if (next) __builtin_prefetch(next[a] + i);
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             const Vector x = (Vector)_mm512_maskz_loadu_ps(lanes, rows[r] + i);
@@ -165,19 +170,18 @@ struct Encoder {
     void score(const float *row, const int32_t *columns, int64_t count, float *scores) const {
         for (int64_t i = 0; i < count; i += 4) {
             const int64_t four = std::min<int64_t>(4, count - i);
-            // The next atoms are on their way while these are multiplied.
-            for (int64_t next = i + 4; next < std::min(i + 8, count); ++next) prefetch(columns[next]);
-            const float *atoms[4];
-            for (int64_t a = 0; a < four; ++a) atoms[a] = weights + int64_t(columns[i + a]) * d;
+            const float *atoms[4], *next[4];
+            for (int64_t a = 0; a < 4; ++a) {
+                atoms[a] = weights + int64_t(columns[std::min(i + a, count - 1)]) * d;
+                next[a] = weights + int64_t(columns[std::min(i + a + 4, count - 1)]) * d;
+            }
             float found[1][4];
-            if (four == 4) {
-                products<1, 4>(&row, atoms, d, found);
+            if (four > 1) {
+                products<1, 4>(&row, atoms, d, found, next);
             } else {
-                for (int64_t a = 0; a < four; ++a) {
-                    float one[1][1];
-                    products<1, 1>(&row, atoms + a, d, one);
-                    found[0][a] = one[0][0];
-                }
+                float one[1][1];
+                products<1, 1>(&row, atoms, d, one);
+                found[0][0] = one[0][0];
             }
             for (int64_t a = 0; a < four; ++a) scores[i + a] = found[0][a] + biases[columns[i + a]];
         }

@@ -2,6 +2,8 @@
 //
 // Codes are int32 indices and float32 values, ascending in each row; a place whose value is 0 is empty. They are of
 // fixed width, (n, k), or CSR: row i has the places indptr[i] … indptr[i + 1], with indptr int64 (n + 1,).
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -87,10 +89,11 @@ static inline void row_gradient(const float *error, float scale, const int32_t *
 namespace {
 
 // residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,). Where `gradient` (as the
-// values) is not null, also what conceptome_code_gradient gives for it, while a row's atoms are still in the cache.
+// values) is not null, also what conceptome_code_gradient gives for it, while a row's atoms are still in the cache; where
+// `inputs` (n, d) is not null, also X − b.
 int64_t decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n, Places places,
                         const float *atoms, int64_t d, const float *bias, float *residual, double *squares, float scale,
-                        float *gradient, int threads) {
+                        float *gradient, float *inputs, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> negated;
@@ -99,6 +102,7 @@ int64_t decode_residual(const float *X, const int32_t *indices, const float *val
             const int64_t start = places.start(row), count = places.count(row);
             float *to = residual + row * d;
             for (int64_t i = 0; i < d; ++i) to[i] = X[row * d + i] - bias[i];
+            if (inputs) std::copy_n(to, d, inputs + row * d);
             negated.resize(count);
             for (int64_t i = 0; i < count; ++i) negated[i] = -values[start + i];
             gather(atoms, d, indices + start, negated.data(), count, to);
@@ -115,20 +119,29 @@ int64_t decode_residual(const float *X, const int32_t *indices, const float *val
 // Active codes sorted by atom, rows ascending (a counting sort): atom j's are places offsets[j] … offsets[j + 1] of
 // `rows`, `by_atom` (their values) and `gradient_by_atom`. Returns how many there are.
 int64_t sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, Places places, int64_t m,
-             int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom) {
+             int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom, int threads) {
     std::fill_n(offsets, m + 1, 0);
-    for (int64_t i = 0; i < places.start(n); ++i)
-        if (values[i] != 0) ++offsets[indices[i] + 1];
-    for (int64_t j = 0; j < m; ++j) offsets[j + 1] += offsets[j];
-    std::vector<int64_t> next(offsets, offsets + m);
-    for (int64_t row = 0; row < n; ++row)
-        for (int64_t i = places.start(row); i < places.start(row + 1); ++i) {
-            if (values[i] == 0) continue;
-            const int64_t to = next[indices[i]]++;
-            rows[to] = int32_t(row);
-            by_atom[to] = values[i];
-            gradient_by_atom[to] = gradient[i];
-        }
+    // Each thread passes over all codes, for its own atoms.
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t low = m * omp_get_thread_num() / omp_get_num_threads();
+        const int64_t high = m * (omp_get_thread_num() + 1) / omp_get_num_threads();
+        const auto own = [&](int64_t i) { return indices[i] >= low && indices[i] < high && values[i] != 0; };
+        for (int64_t i = 0; i < places.start(n); ++i)
+            if (own(i)) ++offsets[indices[i] + 1];
+#pragma omp barrier
+#pragma omp single
+        for (int64_t j = 0; j < m; ++j) offsets[j + 1] += offsets[j];
+        std::vector<int64_t> next(offsets + low, offsets + high);
+        for (int64_t row = 0; row < n; ++row)
+            for (int64_t i = places.start(row); i < places.start(row + 1); ++i) {
+                if (!own(i)) continue;
+                const int64_t to = next[indices[i] - low]++;
+                rows[to] = int32_t(row);
+                by_atom[to] = values[i];
+                gradient_by_atom[to] = gradient[i];
+            }
+    }
     return offsets[m];
 }
 
@@ -137,31 +150,33 @@ int64_t sort(const int32_t *indices, const float *values, const float *gradient,
 // Residual, squares and gradient (see above) of codes of fixed width k …
 EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n,
                                           int64_t k, const float *atoms, int64_t d, const float *bias, float *residual,
-                                          double *squares, double scale, float *gradient, int64_t threads) {
+                                          double *squares, double scale, float *gradient, float *inputs,
+                                          int64_t threads) {
     return decode_residual(X, indices, values, n, {nullptr, k}, atoms, d, bias, residual, squares, float(scale),
-                           gradient, int(threads));
+                           gradient, inputs, int(threads));
 }
 
 // … and of CSR codes.
 EXPORT int64_t conceptome_decode_residual_csr(const float *X, const int64_t *indptr, const int32_t *indices,
                                               const float *values, int64_t n, const float *atoms, int64_t d,
                                               const float *bias, float *residual, double *squares, double scale,
-                                              float *gradient, int64_t threads) {
+                                              float *gradient, float *inputs, int64_t threads) {
     return decode_residual(X, indices, values, n, {indptr, 0}, atoms, d, bias, residual, squares, float(scale),
-                           gradient, int(threads));
+                           gradient, inputs, int(threads));
 }
 
 // Codes by atom (see above), of fixed width k …
 EXPORT int64_t conceptome_sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, int64_t k,
-                               int64_t m, int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom) {
-    return sort(indices, values, gradient, n, {nullptr, k}, m, offsets, rows, by_atom, gradient_by_atom);
+                               int64_t m, int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom,
+                               int64_t threads) {
+    return sort(indices, values, gradient, n, {nullptr, k}, m, offsets, rows, by_atom, gradient_by_atom, int(threads));
 }
 
 // … and CSR.
 EXPORT int64_t conceptome_sort_csr(const int64_t *indptr, const int32_t *indices, const float *values,
                                    const float *gradient, int64_t n, int64_t m, int64_t *offsets, int32_t *rows,
-                                   float *by_atom, float *gradient_by_atom) {
-    return sort(indices, values, gradient, n, {indptr, 0}, m, offsets, rows, by_atom, gradient_by_atom);
+                                   float *by_atom, float *gradient_by_atom, int64_t threads) {
+    return sort(indices, values, gradient, n, {indptr, 0}, m, offsets, rows, by_atom, gradient_by_atom, int(threads));
 }
 
 // gradient (n, k) = scale · error·D_jᵀ at the active places, 0 elsewhere.
@@ -207,21 +222,35 @@ EXPORT int64_t conceptome_atom_gradients(const float *error, const float *inputs
     return GOOD;
 }
 
-// Sums over the rows of a matrix (n, d), float64 (d,).
+// Sums over the rows of a matrix (n, d), float64 (d,): of runs of rows first, whose length depends on n alone.
 EXPORT int64_t conceptome_column_sums(const float *X, int64_t n, int64_t d, double *sums, int64_t threads) {
-    constexpr int64_t COLUMNS = 64;
+    const int64_t length = std::max<int64_t>(256, (n + 63) / 64), runs = (n + length - 1) / length;
+    std::vector<double> partial(runs * d);
 #pragma omp parallel for num_threads(int(threads)) schedule(static)
-    for (int64_t block = 0; block < (d + COLUMNS - 1) / COLUMNS; ++block) {
-        const int64_t from = block * COLUMNS, width = std::min(COLUMNS, d - from);
-        double held[COLUMNS] = {};
-        for (int64_t row = 0; row < n; ++row)
-            for (int64_t i = 0; i < width; ++i) held[i] += X[row * d + from + i];
-        std::copy_n(held, width, sums + from);
+    for (int64_t run = 0; run < runs; ++run) {
+        double *to = partial.data() + run * d;
+        for (int64_t row = run * length; row < std::min(n, (run + 1) * length); ++row)
+            for (int64_t i = 0; i < d; ++i) to[i] += X[row * d + i];
     }
+    std::fill_n(sums, d, 0.0);
+    for (int64_t run = 0; run < runs; ++run)
+        for (int64_t i = 0; i < d; ++i) sums[i] += partial[run * d + i];
     return GOOD;
 }
 
 namespace {
+
+inline Vector root(Vector value) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_sqrt_ps((__m256)value);
+#else
+    Vector result;
+    for (int j = 0; j < WIDTH; ++j) result[j] = std::sqrt(value[j]);
+    return result;
+#endif
+}
 
 // What one step of Adam shares.
 struct Adam {
@@ -232,10 +261,22 @@ struct Adam {
           size(float(size)), epsilon(float(epsilon)) {}
 
     // Move `count` parameters by their gradient.
-    void move(float *value, float *first, float *second, const float *gradient, int64_t count) const {
-        for (int64_t i = 0; i < count; ++i) {
-            first[i] = first[i] + to_first * (gradient[i] - first[i]);
-            second[i] = keep_second * second[i] + to_second * gradient[i] * gradient[i];
+    void move(float *__restrict value, float *__restrict first, float *__restrict second,
+              const float *__restrict gradient, int64_t count) const {
+        const Vector to_first_ = spread(to_first), keep_second_ = spread(keep_second), to_second_ = spread(to_second);
+        const Vector size_ = spread(size), epsilon_ = spread(epsilon);
+        int64_t i = 0;
+        for (; i + WIDTH <= count; i += WIDTH) {
+            const Vector slope = load(gradient + i);
+            const Vector one = fma(to_first_, slope - load(first + i), load(first + i));
+            const Vector two = fma(to_second_ * slope, slope, keep_second_ * load(second + i));
+            store(first + i, one);
+            store(second + i, two);
+            store(value + i, load(value + i) - size_ * (one / (root(two) + epsilon_)));
+        }
+        for (; i < count; ++i) {
+            first[i] = fma(to_first, gradient[i] - first[i], first[i]);
+            second[i] = fma(to_second * gradient[i], gradient[i], keep_second * second[i]);
             value[i] = value[i] - size * (first[i] / (std::sqrt(second[i]) + epsilon));
         }
     }

@@ -90,6 +90,9 @@ def test_decode_and_residual(problem):
     np.testing.assert_allclose(squares, (wide(residual)[0] ** 2).sum(axis=1), rtol=1e-5)
     together = decode_residual(X, indices, values, atoms, bias, scale=0.5)
     assert same(together, (residual, squares, code_gradient(residual, indices, values, atoms, scale=0.5)))
+    inputs = np.empty_like(X)
+    assert same(decode_residual(X, indices, values, atoms, bias, inputs=inputs), (residual, squares))
+    assert same([inputs], [X - bias])
     close(column_sums(X), wide(X)[0].sum(axis=0))
 
 
@@ -111,7 +114,12 @@ def test_csr_codes(problem, seed):
     assert same(decode_residual_csr(X, *codes, atoms, bias, scale=0.5, threads=2), (residual, squares, gradient))
     assert same(decode_residual_csr(X, *codes, atoms, bias), (residual, squares))
     weights = np.random.default_rng(seed).standard_normal(len(values)).astype(np.float32)
-    found = by_atom_csr(*codes, weights, m)
+    found = by_atom_csr(*codes, weights, m, threads=1)
+    for threads in (2, 3):
+        assert same(vars(found).values(), vars(by_atom_csr(*codes, weights, m, threads=threads)).values())
+    inputs = np.empty_like(X)
+    assert same(decode_residual_csr(X, *codes, atoms, bias, inputs=inputs), (residual, squares))
+    assert same([inputs], [X - bias])
     active = values != 0
     order = np.lexsort((rows[active], indices[active]))
     np.testing.assert_array_equal(found.offsets, np.searchsorted(indices[active][order], np.arange(m + 1)))
@@ -246,6 +254,14 @@ def _parts(moved):
     return moved.value, moved.first, moved.second
 
 
+def test_sums_over_many_rows():
+    X = np.random.default_rng(6).standard_normal((1900, 37)).astype(np.float32)
+    sums = column_sums(X, threads=1)
+    np.testing.assert_allclose(sums, wide(X)[0].sum(axis=0), rtol=1e-12)
+    for threads in (2, 3):
+        assert same([sums], [column_sums(X, threads=threads)])
+
+
 def test_empty_batches():
     indices, values = np.zeros((0, 2), np.int32), np.zeros((0, 2), np.float32)
     atoms, bias, X = np.ones((4, 3), np.float32), np.zeros(3, np.float32), np.zeros((0, 3), np.float32)
@@ -277,6 +293,8 @@ def test_wrong_arguments_are_named():
             decode(*arguments)
     with pytest.raises(ValueError, match="X must have shape 2 × 3"):
         decode_residual(X[:1], indices, values, atoms, bias)
+    with pytest.raises(ValueError, match="inputs must have shape 2 × 3"):
+        decode_residual(X, indices, values, atoms, bias, inputs=X[:1])
     with pytest.raises(ValueError, match="error must have shape 2 × 3"):
         sparse_backward(X[:1], indices, values, atoms, X)
     with pytest.raises(ValueError, match="inputs must have shape 2 × 3"):

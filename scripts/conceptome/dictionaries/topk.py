@@ -177,6 +177,8 @@ class KernelTrainer(TorchTrainer):
     def __init__(self, parameters: dict[str, np.ndarray], options: Options):
         super().__init__(parameters, options)
         self.packed = pack(parameters["encoder"])
+        # x − b of the last batch: kept, since fresh memory costs as much as the difference itself.
+        self.inputs = np.empty((0, parameters["bias"].size), dtype=np.float32)
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
@@ -186,7 +188,9 @@ class KernelTrainer(TorchTrainer):
             raise FloatingPointError("the biases are not finite")
         indices, values = encode_topk(x, encoder, encoder_bias, bias, options.k, packed=self.packed)
         size = len(x) * self.variance
-        main, squares = self._part(x, indices, values, bias, -2 / size)
+        if self.inputs.shape != x.shape:
+            self.inputs = np.empty_like(x)
+        main, squares = self._part(x, indices, values, bias, -2 / size, self.inputs)
         residual, squared = main.error, float(squares.sum())
         aux = None
         if options.aux_coefficient > 0 and dead.any() and squared > 0:
@@ -203,16 +207,25 @@ class KernelTrainer(TorchTrainer):
         learned = (
             Moved(self.parameters[name], *self.optimiser.moments[name]) for name in ("atoms", "encoder", "encoder_bias")
         )
-        in_bias = update(main, aux, x - bias, *learned, self.packed, rates) + main.scale * column_sums(residual)
+        in_bias = update(main, aux, self.inputs, *learned, self.packed, rates) + main.scale * column_sums(residual)
         self.optimiser.move("bias", in_bias.astype(np.float32), step, root)
         return squared / size, np.diff(main.codes.offsets) > 0
 
     def _part(
-        self, X: np.ndarray, indices: np.ndarray, values: np.ndarray, bias: np.ndarray, scale: float
+        self,
+        X: np.ndarray,
+        indices: np.ndarray,
+        values: np.ndarray,
+        bias: np.ndarray,
+        scale: float,
+        inputs: np.ndarray | None = None,
     ) -> tuple[Part, np.ndarray]:
-        """One term of the loss, whose gradient in z·D is scale · (X − b − z·D); and the rows' squared residuals."""
+        """One term of the loss, whose gradient in z·D is scale · (X − b − z·D); and the rows' squared residuals.
+
+        X − b is written to `inputs` where they are given.
+        """
         atoms = self.parameters["atoms"]
-        error, squares, gradient = decode_residual(X, indices, values, atoms, bias, scale=scale)
+        error, squares, gradient = decode_residual(X, indices, values, atoms, bias, scale=scale, inputs=inputs)
         return Part(by_atom(indices, values, gradient, self.m), error, scale), squares
 
 
