@@ -154,11 +154,16 @@ class AutoencoderTrainer(ABC):
 
 
 def learn(
-    kind: type[AutoencoderTrainer], rows: Rows, options: TrainedBase, seed: int, progress: Progress | None
+    kind: type[AutoencoderTrainer],
+    rows: Rows,
+    options: TrainedBase,
+    seed: int,
+    progress: Progress | None,
+    **loop: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Fit on training rows; return the arrays and the card's `training` part."""
+    """Fit on training rows; return the arrays and the card's `training` part. `loop` goes on to `training.train`."""
     scale = measure_scale(rows, seed, geometric_median)
     bias = (scale.centre / scale.deviation).astype(np.float32)
     trainer = kind(random_atoms(options.m, rows.shape[1], seed), bias, options)
-    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     return trainer.finished(scale.deviation), training

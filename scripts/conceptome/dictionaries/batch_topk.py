@@ -65,11 +65,15 @@ class BatchTopKTrainer(AutoencoderTrainer):
     def choose(self, x: np.ndarray) -> Active:
         """Codes of the batch; the threshold follows the smallest."""
         active = self.engine.largest_of_batch(x, self.options.k)
+        self.follow(active, len(x))
+        return active
+
+    def follow(self, active: Active, size: int) -> None:
+        """Let the threshold follow the smallest of a batch's codes."""
         # With fewer positive scores than places, all of them are kept.
-        smallest = float(active.values.min()) if len(active.values) == len(x) * self.options.k else 0.0
+        smallest = float(active.values.min()) if len(active.values) == size * self.options.k else 0.0
         before = smallest if math.isnan(self.threshold) else self.threshold
         self.threshold = KEEP * before + (1 - KEEP) * smallest
-        return active
 
     def state(self) -> dict[str, np.ndarray]:
         """The running threshold, (1,)."""
@@ -143,14 +147,14 @@ def lengthen(term: Term, n: int) -> Term:
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit BatchTopK on training rows; return the arrays and the card's `training` part."""
-    return learn(BatchTopKTrainer, rows, options, seed, progress)
+    return learn(BatchTopKTrainer, rows, options, seed, progress, **loop)
 
 
 def fit_matryoshka(
-    rows: Rows, options: MatryoshkaOptions, seed: int, progress: Progress | None = None
+    rows: Rows, options: MatryoshkaOptions, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit Matryoshka BatchTopK, as `fit` does."""
-    return learn(MatryoshkaTrainer, rows, options, seed, progress)
+    return learn(MatryoshkaTrainer, rows, options, seed, progress, **loop)

@@ -77,7 +77,7 @@ class GatedTrainer(AutoencoderTrainer):
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
-    return learn(GatedTrainer, rows, options, seed, progress)
+    return learn(GatedTrainer, rows, options, seed, progress, **loop)

@@ -94,14 +94,14 @@ class PAnnealingTrainer(ReluL1Trainer):
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit relu_l1 on training rows; return the arrays and the card's `training` part."""
-    return learn(ReluL1Trainer, rows, options, seed, progress)
+    return learn(ReluL1Trainer, rows, options, seed, progress, **loop)
 
 
 def fit_p_annealing(
-    rows: Rows, options: PAnnealingOptions, seed: int, progress: Progress | None = None
+    rows: Rows, options: PAnnealingOptions, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit p_annealing, as `fit` does."""
-    return learn(PAnnealingTrainer, rows, options, seed, progress)
+    return learn(PAnnealingTrainer, rows, options, seed, progress, **loop)
