@@ -329,7 +329,7 @@ def test_auxk_reaches_the_encoder_of_dead_atoms_and_of_no_other(name, engine):
 
 def test_auxk_revives_dead_atoms():
     crowded = mixture(atoms=200)[0]
-    options = {"m": 256, "k": 4, "steps": 400, "batch_size": 256, "dead_after": 4000, "learning_rate": 2e-2}
+    options = {"m": 256, "k": 4, "steps": 250, "batch_size": 128, "dead_after": 2000, "learning_rate": 2e-2}
     with_aux, without = (
         fit("batch_topk", crowded, threads=1, aux_coefficient=coefficient, **options).card["training"]
         for coefficient in (1 / 32, 0.0)

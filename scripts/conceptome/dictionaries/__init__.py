@@ -1,6 +1,6 @@
 """Dictionaries: fit one by name, load one from its folder.
 
-Only fitting or encoding with `topk` and `icfl` imports torch, and only where there are no compiled kernels.
+Only fitting or encoding with the trained methods imports torch, and only where there are no compiled kernels.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def fit(
     X_or_store
         (n, d) activations, or a store of them.
     m, k
-        Number of atoms and largest number of active ones; None: the method's default.
+        Number of atoms, and of active ones (the method's options say whether at most or on average); None: the
+        method's default.
     seed
         Of atoms, batch order and samples. Equal inputs, seed and `threads=1` give equal bytes.
     threads

@@ -22,7 +22,6 @@ import scipy.sparse as sp
 
 from conceptome.config.dictionaries import TrainedBase
 from conceptome.dictionaries.base import Dictionary
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.engine import Active, Scorer, Term, engine_of
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.training import Adam, Progress, measure_scale, random_atoms, train
@@ -160,13 +159,11 @@ def learn(
     options: TrainedBase,
     seed: int,
     progress: Progress | None,
-    checkpoint: Checkpoint | None,
+    **loop: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Fit on training rows; return the arrays and the card's `training` part."""
+    """Fit on training rows; return the arrays and the card's `training` part. `loop` goes on to `training.train`."""
     scale = measure_scale(rows, seed, geometric_median)
     bias = (scale.centre / scale.deviation).astype(np.float32)
     trainer = kind(random_atoms(options.m, rows.shape[1], seed), bias, options)
-    training = train(
-        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     return trainer.finished(scale.deviation), training

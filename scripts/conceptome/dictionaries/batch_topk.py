@@ -12,13 +12,13 @@ codes are chosen once, among all atoms.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptome.dictionaries.autoencoder import Autoencoder, AutoencoderTrainer, Loss, learn
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.engine import Active, Term
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.training import Progress
@@ -53,7 +53,8 @@ class BatchTopKTrainer(AutoencoderTrainer):
 
     def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: Options):
         super().__init__(atoms, bias, options)
-        self.threshold: float | None = None
+        # NaN before the first step.
+        self.threshold = math.nan
 
     def loss(self, x: np.ndarray, centred: np.ndarray, dead: np.ndarray, number: int) -> Loss:
         """See `AutoencoderTrainer.loss`."""
@@ -64,24 +65,28 @@ class BatchTopKTrainer(AutoencoderTrainer):
     def choose(self, x: np.ndarray) -> Active:
         """Codes of the batch; the threshold follows the smallest."""
         active = self.engine.largest_of_batch(x, self.options.k)
-        # With fewer positive scores than places, all of them are kept.
-        smallest = float(active.values.min()) if len(active.values) == len(x) * self.options.k else 0.0
-        before = smallest if self.threshold is None else self.threshold
-        self.threshold = KEEP * before + (1 - KEEP) * smallest
+        self.follow(active, len(x))
         return active
 
+    def follow(self, active: Active, size: int) -> None:
+        """Let the threshold follow the smallest of a batch's codes."""
+        # With fewer positive scores than places, all of them are kept.
+        smallest = float(active.values.min()) if len(active.values) == size * self.options.k else 0.0
+        before = smallest if math.isnan(self.threshold) else self.threshold
+        self.threshold = KEEP * before + (1 - KEEP) * smallest
+
     def state(self) -> dict[str, np.ndarray]:
-        """The running threshold, (1,), or none before the first step."""
-        return {"threshold": np.array([] if self.threshold is None else [self.threshold])}
+        """The running threshold, (1,)."""
+        return {"threshold": np.array([self.threshold])}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """See `AutoencoderTrainer.restore`."""
         super().restore(state)
-        self.threshold = float(state["threshold"][0]) if len(state["threshold"]) else None
+        self.threshold = float(state["threshold"][0])
 
     def finished(self, deviation: float) -> dict[str, np.ndarray]:
         """See `AutoencoderTrainer.finished`."""
-        threshold = np.array([(self.threshold or 0.0) * deviation], dtype=np.float32)
+        threshold = np.array([self.threshold * deviation], dtype=np.float32)
         return {**super().finished(deviation), "threshold": threshold}
 
 
@@ -142,18 +147,14 @@ def lengthen(term: Term, n: int) -> Term:
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit BatchTopK on training rows; return the arrays and the card's `training` part."""
-    return learn(BatchTopKTrainer, rows, options, seed, progress, checkpoint)
+    return learn(BatchTopKTrainer, rows, options, seed, progress, **loop)
 
 
 def fit_matryoshka(
-    rows: Rows,
-    options: MatryoshkaOptions,
-    seed: int,
-    progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
+    rows: Rows, options: MatryoshkaOptions, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit Matryoshka BatchTopK, as `fit` does."""
-    return learn(MatryoshkaTrainer, rows, options, seed, progress, checkpoint)
+    return learn(MatryoshkaTrainer, rows, options, seed, progress, **loop)

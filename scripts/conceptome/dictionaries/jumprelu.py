@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptome.dictionaries.autoencoder import Autoencoder, AutoencoderTrainer, Loss, learn
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.engine import Active
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.training import Progress
@@ -75,7 +74,7 @@ class JumpReluTrainer(AutoencoderTrainer):
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
-    return learn(JumpReluTrainer, rows, options, seed, progress, checkpoint)
+    return learn(JumpReluTrainer, rows, options, seed, progress, **loop)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptome.dictionaries.autoencoder import Autoencoder, AutoencoderTrainer, Loss, learn
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.engine import Active, Term
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.training import Progress
@@ -95,18 +94,14 @@ class PAnnealingTrainer(ReluL1Trainer):
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit relu_l1 on training rows; return the arrays and the card's `training` part."""
-    return learn(ReluL1Trainer, rows, options, seed, progress, checkpoint)
+    return learn(ReluL1Trainer, rows, options, seed, progress, **loop)
 
 
 def fit_p_annealing(
-    rows: Rows,
-    options: PAnnealingOptions,
-    seed: int,
-    progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
+    rows: Rows, options: PAnnealingOptions, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit p_annealing, as `fit` does."""
-    return learn(PAnnealingTrainer, rows, options, seed, progress, checkpoint)
+    return learn(PAnnealingTrainer, rows, options, seed, progress, **loop)
