@@ -68,6 +68,25 @@ def codes(indices: np.ndarray, values: np.ndarray, m: int) -> tuple[int, int]:
     return n, k
 
 
+def csr_codes(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, m: int) -> tuple[int, int]:
+    """Return n and nnz of CSR codes over m atoms.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not int64 (n + 1,), int32 (nnz,) and float32 (nnz,), an indptr that does not rise from 0 to nnz, or an index
+        that is no atom's.
+    """
+    (ends,) = array("indptr", indptr, (None,), np.int64).shape
+    (nnz,) = array("indices", indices, (None,), np.int32).shape
+    array("values", values, (nnz,))
+    if not ends or indptr[0] != 0 or indptr[-1] != nnz or (np.diff(indptr) < 0).any():
+        raise ValueError(f"indptr must rise from 0 to the {nnz} indices")
+    if nnz and not 0 <= indices.min() <= indices.max() < m:
+        raise ValueError(f"indices must lie between 0 and {m - 1}")
+    return ends - 1, nnz
+
+
 def count(name: str, value: int, low: int, high: int) -> int:
     """Return `value` as int if low ≤ value ≤ high.
 

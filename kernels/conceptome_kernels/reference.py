@@ -30,6 +30,20 @@ def encode_threshold(X, encoder, encoder_bias, b, threshold):
     return np.where(scores > threshold, scores, 0)
 
 
+def select_batch(scores, k):
+    """Which of the scores (n, m) are the n·k largest positive ones: bool; the first of equal ones, row by row."""
+    order = np.argsort(-scores, axis=None, kind="stable")[: len(scores) * k]
+    chosen = np.zeros(scores.shape, dtype=bool)
+    chosen.flat[order] = True
+    return chosen & (scores > 0)
+
+
+def encode_batch_topk(X, encoder, encoder_bias, b, k):
+    """Scores (x − b)·Wᵀ + c where they are among the n·k largest positive ones of all rows together, else 0."""
+    scores = (X - b) @ encoder.T + encoder_bias
+    return np.where(select_batch(scores, k), scores, 0)
+
+
 def decode(Z, D, b):
     """z·D + b."""
     return Z @ D + b

@@ -1,7 +1,8 @@
 """Products that touch only the active atoms: decode, residual, gradients.
 
 Codes have a fixed width: `indices` int32 (n, k), ascending in each row, and `values` float32 (n, k); a place whose
-value is 0 is empty. Every element of a result is summed by one thread, in one order.
+value is 0 is empty. Functions named `_csr` take the arrays of a CSR matrix instead: `indptr` int64 (n + 1,),
+`indices` int32 (nnz,) and `values` float32 (nnz,). Every element of a result is summed by one thread, in one order.
 """
 
 from __future__ import annotations
@@ -84,6 +85,40 @@ def decode_residual(
     return (residual, squares) if gradient is None else (residual, squares, gradient)
 
 
+def decode_residual_csr(
+    X: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    atoms: np.ndarray,
+    bias: np.ndarray,
+    *,
+    scale: float | None = None,
+    threads: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Residual x − b − z·D of CSR codes and its squared length: `decode_residual` for any number of codes per row.
+
+    Returns
+    -------
+    residual, squares, and gradient where asked for
+        float32 (n, d); float64 (n,); float32 (nnz,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `decode_residual`; an indptr that does not rise from 0 to nnz.
+    """
+    m, d = checks.array("atoms", atoms, (None, None)).shape
+    checks.array("bias", bias, (d,))
+    n, nnz = checks.csr_codes(indptr, indices, values, m)
+    checks.array("X", X, (n, d))
+    residual, squares = np.empty((n, d), dtype=np.float32), np.empty(n)
+    gradient = None if scale is None else np.empty(nnz, dtype=np.float32)
+    arguments = (X, indptr, indices, values, n, atoms, d, bias, residual, squares, float(scale or 0), gradient)
+    call("conceptome_decode_residual_csr", *arguments, checks.threads(threads))
+    return (residual, squares) if gradient is None else (residual, squares, gradient)
+
+
 def code_gradient(
     error: np.ndarray,
     indices: np.ndarray,
@@ -116,6 +151,32 @@ def code_gradient(
     gradient = np.empty((n, k), dtype=np.float32)
     arguments = (error, float(scale), indices, values, n, k, atoms, d, gradient)
     call("conceptome_code_gradient", *arguments, checks.threads(threads))
+    return gradient
+
+
+def code_gradient_csr(
+    error: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    atoms: np.ndarray,
+    *,
+    scale: float = 1.0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Gradient in CSR codes, float32 (nnz,): `code_gradient` for any number of codes per row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `code_gradient`; an indptr that does not rise from 0 to nnz.
+    """
+    m, d = checks.array("atoms", atoms, (None, None)).shape
+    n, nnz = checks.csr_codes(indptr, indices, values, m)
+    checks.array("error", error, (n, d))
+    gradient = np.empty(nnz, dtype=np.float32)
+    arguments = (error, float(scale), indptr, indices, values, n, atoms, d, gradient)
+    call("conceptome_code_gradient_csr", *arguments, checks.threads(threads))
     return gradient
 
 
@@ -154,11 +215,28 @@ def by_atom(indices: np.ndarray, values: np.ndarray, gradient: np.ndarray, m: in
     """
     n, k = checks.codes(indices, values, m)
     checks.array("gradient", gradient, (n, k))
-    offsets, rows = np.empty(m + 1, dtype=np.int64), np.empty(n * k, dtype=np.int32)
-    sorted_values, sorted_gradient = np.empty(n * k, dtype=np.float32), np.empty(n * k, dtype=np.float32)
-    arguments = (indices, values, gradient, n, k, m, offsets, rows, sorted_values, sorted_gradient)
-    active = call("conceptome_sort", *arguments)
-    return ByAtom(offsets, rows[:active], sorted_values[:active], sorted_gradient[:active])
+    return _sorted("conceptome_sort", (indices, values, gradient, n, k, m), n * k, m)
+
+
+def by_atom_csr(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, gradient: np.ndarray, m: int) -> ByAtom:
+    """Sort CSR codes and their gradients (nnz,) by atom: `by_atom` for any number of codes per row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `by_atom`; an indptr that does not rise from 0 to nnz.
+    """
+    n, nnz = checks.csr_codes(indptr, indices, values, m)
+    checks.array("gradient", gradient, (nnz,))
+    return _sorted("conceptome_sort_csr", (indptr, indices, values, gradient, n, m), nnz, m)
+
+
+def _sorted(function: str, arguments: tuple, places: int, m: int) -> ByAtom:
+    """Have one of the kernels sort that many places."""
+    offsets, rows = np.empty(m + 1, dtype=np.int64), np.empty(places, dtype=np.int32)
+    values, gradient = np.empty(places, dtype=np.float32), np.empty(places, dtype=np.float32)
+    active = call(function, *arguments, offsets, rows, values, gradient)
+    return ByAtom(offsets, rows[:active], values[:active], gradient[:active])
 
 
 def sparse_backward(

@@ -1,4 +1,4 @@
-"""Encoders with a dense product: the k largest scores of each row, or all scores above a threshold.
+"""Encoders with a dense product: each row's k largest scores, a batch's n·k largest, or all above a threshold.
 
 Scores are (x − b)·Wᵀ + c in float32. The selection is exact for those scores, and no rows × atoms array is formed.
 """
@@ -13,10 +13,13 @@ from conceptome_kernels.loader import call
 # What the encoders return: see Status in cpu/product.h.
 ROWS_NOT_FINITE, SCORES_NAN = 1, 2
 LINE = 16  # float32 per cache line
+# BatchTopK's first thresholds are what would let this many times n·k scores of a sample of rows pass.
+SLACK = (1.5, 4.0)
+SAMPLE_ROWS = 128
 
 
 def pack(encoder: np.ndarray, *, threads: int | None = None, out: np.ndarray | None = None) -> np.ndarray:
-    """Lay the encoder out as `encode_topk` reads it.
+    """Lay the encoder out as the encoders read it.
 
     Parameters
     ----------
@@ -42,7 +45,7 @@ def pack(encoder: np.ndarray, *, threads: int | None = None, out: np.ndarray | N
 
 
 def pack_panels(encoder: np.ndarray, *, threads: int | None = None) -> np.ndarray:
-    """Lay the encoder out as `encode_threshold` reads it: as `pack` does for `encode_topk`."""
+    """Lay the encoder out in float32 panels, which `encode_threshold` can read too: the better choice for dense codes."""
     m, d = checks.array("encoder", encoder, (None, None)).shape
     packed = _aligned(call("conceptome_panels_size", m, d))
     call("conceptome_pack_panels", encoder, m, d, packed, checks.threads(threads))
@@ -101,8 +104,7 @@ def encode_topk(
     """
     m, threads = _encoder(X, encoder_bias, bias, threads)
     n, d = X.shape
-    checks.array("encoder", encoder, (m, d))
-    packed = pack(encoder, threads=threads) if packed is None else checks.array("packed", packed, (packed_size(m, d),))
+    packed = _packed(encoder, m, d, packed, threads)
     k = checks.count("k", k, 1, m)
     indices, values = np.empty((n, k), dtype=np.int32), np.empty((n, k), dtype=np.float32)
     if n:
@@ -131,7 +133,8 @@ def encode_threshold(
     threshold
         One number, or float32 (m,); −inf keeps all scores, inf none.
     packed
-        `pack_panels(encoder)`; then the encoder may be None. The others are as in `encode_topk`.
+        `pack(encoder)`: fastest where few scores pass. Or `pack_panels(encoder)`; then the encoder may be None, and
+        scores may differ in their last digits, being summed in another order. The others are as in `encode_topk`.
 
     Returns
     -------
@@ -144,21 +147,92 @@ def encode_threshold(
         As in `encode_topk`; NaN among the thresholds.
     """
     m, threads = _encoder(X, encoder_bias, bias, threads)
-    n, d = X.shape
-    if packed is None:
-        packed = pack_panels(checks.array("encoder", encoder, (m, d)), threads=threads)
-    checks.array("packed", packed, (call("conceptome_panels_size", m, d),))
+    d = X.shape[1]
+    panels = call("conceptome_panels_size", m, d)
+    # The two layouts differ in size, unless they are one and the same.
+    if packed is not None and (encoder is None or np.shape(packed) == (panels,)):
+        encoder, packed = None, checks.array("packed", packed, (panels,))
+    else:
+        packed = _packed(encoder, m, d, packed, threads)
     if np.ndim(threshold) == 0:
         threshold = np.full(m, threshold, dtype=np.float32)
     if np.isnan(checks.array("threshold", threshold, (m,))).any():
         raise ValueError("threshold holds NaN")
+    return _above(X, packed, encoder, encoder_bias, bias, threshold, -1, threads)
+
+
+def encode_batch_topk(
+    X: np.ndarray,
+    encoder: np.ndarray,
+    encoder_bias: np.ndarray,
+    bias: np.ndarray,
+    k: int,
+    *,
+    packed: np.ndarray | None = None,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """BatchTopK (Bussmann et al. 2024, arXiv 2412.06410): of all scores of a batch, the n·k largest positive ones.
+
+    Parameters
+    ----------
+    k
+        Codes per row on average, 1 ≤ k ≤ m. The others are as in `encode_topk`.
+
+    Returns
+    -------
+    indptr, indices, values
+        int64 (n + 1,); int32 and float32 (nnz,), columns ascending in each row. nnz is n·k, or the number of positive
+        scores where there are fewer; of equal scores those in the lower row stay, then those in the lower column.
+    threshold
+        The smallest value kept where n·k are; 0 where all positive scores are.
+
+    Raises
+    ------
+    TypeError, ValueError, FloatingPointError
+        As in `encode_topk`.
+    """
+    m, threads = _encoder(X, encoder_bias, bias, threads)
+    n, d = X.shape
+    packed = _packed(encoder, m, d, packed, threads)
+    k = checks.count("k", k, 1, m)
+    # Whatever is above a threshold that lets n·k scores pass includes the n·k largest: an estimate is good enough.
+    sample = np.ascontiguousarray(X[np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).astype(np.int64)])
+    found = encode_topk(sample, encoder, encoder_bias, bias, min(m, 4 * k), packed=packed, threads=threads)[1].ravel()
+    for slack in (*SLACK, None):
+        place = None if slack is None else found.size - int(slack * k * len(sample)) - 1
+        low = 0.0 if place is None or place < 0 else float(np.partition(found, place)[place])
+        thresholds = np.full(m, low, dtype=np.float32)
+        indptr, indices, values = _above(X, packed, encoder, encoder_bias, bias, thresholds, n * k, threads)
+        if len(values) == n * k or low == 0:
+            break
+    return indptr, indices, values, float(values.min()) if n and len(values) == n * k else 0.0
+
+
+def _packed(encoder: np.ndarray, m: int, d: int, packed: np.ndarray | None, threads: int) -> np.ndarray:
+    """Check the encoder, and the packed one or make it."""
+    checks.array("encoder", encoder, (m, d))
+    return pack(encoder, threads=threads) if packed is None else checks.array("packed", packed, (packed_size(m, d),))
+
+
+def _above(
+    X: np.ndarray,
+    packed: np.ndarray,
+    encoder: np.ndarray | None,
+    encoder_bias: np.ndarray,
+    bias: np.ndarray,
+    thresholds: np.ndarray,
+    most: int,
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores above their atom's threshold (m,), all (`most` = −1) or the largest, as the arrays of a CSR matrix."""
+    (n, d), m = X.shape, len(thresholds)
     indptr, handle = np.zeros(n + 1, dtype=np.int64), np.zeros(1, dtype=np.int64)
     if n:
-        arguments = (X, n, d, packed, encoder_bias, bias, m, threshold, indptr, handle, threads)
+        arguments = (X, n, d, packed, encoder, encoder_bias, bias, m, thresholds, most, indptr, handle, threads)
         _raise(call("conceptome_encode_threshold", *arguments))
     indices, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=np.float32)
     if n:
-        call("conceptome_fetch", int(handle[0]), indices, values)
+        call("conceptome_fetch", int(handle[0]), n, indptr, indices, values)
     return indptr, indices, values
 
 

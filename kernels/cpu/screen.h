@@ -4,8 +4,8 @@
 // that sums of products are exact in 32 bits (Cauchy and Schwarz). No rounding exceeds 1/2, hence by the same inequality
 //   |y·w − y'·w' / (s·t)| ≤ ‖y'‖/s · √d/2/t + √d/2/s · ‖w‖.
 // With E at least this, plus the rounding of the float32 score itself, every atom whose float32 score can be among the
-// k largest lies within 2E of the k-th largest screened score. Those few are scored in float32, and the k largest of
-// them chosen: the outcome is that of float32 throughout.
+// k largest lies within 2E of the k-th largest screened score, and a score above a threshold has a screened score above
+// the threshold − E. Those few are scored in float32 and judged by that: the outcome is that of float32 throughout.
 #pragma once
 
 #include "product.h"
@@ -129,9 +129,191 @@ static inline void integer_tile_of(int width, const int32_t *rows, const int16_t
     default: return integer_tile<ROWS>(rows, panel, pairs, out);
     }
 }
+// Float32 products of R rows with A atoms: lane by lane over the dimensions, then the sum of the lanes. The order does
+// not depend on R and A, so that it does not show whether a score was found alone or with others.
+template <int R, int A>
+static inline void products(const float *const *rows, const float *const *atoms, int64_t d, float (*out)[A]) {
+    Vector sums[R][A] = {};
+    for (int64_t i = 0; i < d; i += WIDTH) {
+        const __mmask16 lanes = within(i, d);
+        Vector weights[A];
+#pragma GCC unroll 4
+        for (int a = 0; a < A; ++a) weights[a] = (Vector)_mm512_maskz_loadu_ps(lanes, atoms[a] + i);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const Vector x = (Vector)_mm512_maskz_loadu_ps(lanes, rows[r] + i);
+#pragma GCC unroll 4
+            for (int a = 0; a < A; ++a) sums[r][a] = fma(x, weights[a], sums[r][a]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int a = 0; a < A; ++a) out[r][a] = sum(sums[r][a]);
+}
+
+// The encoder as it was given.
+struct Encoder {
+    const float *weights, *biases;
+    int64_t m, d;
+
+    void prefetch(int64_t column) const {
+        for (int64_t at = 0; at < d; at += WIDTH) __builtin_prefetch(weights + column * d + at);
+    }
+
+    // scores (count,) of one centred row at these columns.
+    void score(const float *row, const int32_t *columns, int64_t count, float *scores) const {
+        for (int64_t i = 0; i < count; i += 4) {
+            const int64_t four = std::min<int64_t>(4, count - i);
+            // The next atoms are on their way while these are multiplied.
+            for (int64_t next = i + 4; next < std::min(i + 8, count); ++next) prefetch(columns[next]);
+            const float *atoms[4];
+            for (int64_t a = 0; a < four; ++a) atoms[a] = weights + int64_t(columns[i + a]) * d;
+            float found[1][4];
+            if (four == 4) {
+                products<1, 4>(&row, atoms, d, found);
+            } else {
+                for (int64_t a = 0; a < four; ++a) {
+                    float one[1][1];
+                    products<1, 1>(&row, atoms + a, d, one);
+                    found[0][a] = one[0][0];
+                }
+            }
+            for (int64_t a = 0; a < four; ++a) scores[i + a] = found[0][a] + biases[columns[i + a]];
+        }
+    }
+
+    // scores (count, PANEL) of centred rows with the atoms of one panel, anything beyond the last atom.
+    void score_panel(const float *rows, int64_t count, int64_t column, float (*scores)[PANEL]) const {
+        for (int64_t r = 0; r < count; r += 4)
+            for (int64_t at = 0; at < PANEL && column + at < m; at += 4) {
+                const float *four[4], *atoms[4];
+                for (int64_t i = 0; i < 4; ++i) {
+                    four[i] = rows + std::min(r + i, count - 1) * d;
+                    atoms[i] = weights + std::min(column + at + i, m - 1) * d;
+                }
+                float found[4][4];
+                products<4, 4>(four, atoms, d, found);
+                for (int64_t i = 0; i < std::min<int64_t>(4, count - r); ++i)
+                    for (int64_t j = 0; j < 4; ++j)
+                        scores[r + i][at + j] = found[i][j] + (column + at + j < m ? biases[column + at + j] : 0);
+            }
+    }
+};
+
+// Rows of a block as the screen reads them.
+struct Block {
+    int64_t first = 0, rows = 0;
+    std::vector<float> centred, scales, errors;  // x − b; 1/s; E, infinite for a row that cannot be screened
+    std::vector<int32_t> integers;
+
+    Block(int64_t most, int64_t d) : centred(most * d), scales(most), errors(most), integers(most * ((d + 1) / 2)) {}
+};
+
+// As `harvest`, through the screen. A sink is made by each thread for blocks of at most `most` rows:
+//   start(block);
+//   wants_screen(): false to be given no scores for the next tile of the same panel;
+//   take(first row of a group, rows, column, valid columns' bits, screened scores of a tile or null);
+//   finish(): write the block's results; false when scores were NaN.
+template <class Make>
+static int64_t screened_harvest(const float *X, int64_t n, const Screened &packed, const Encoder &encoder,
+                                const float *bias, int threads, Make make) {
+    const int64_t P = packed.P, pairs = packed.pairs, m = encoder.m, d = encoder.d;
+    const int64_t groups = (n + ROWS - 1) / ROWS;
+    const int64_t most = std::max<int64_t>(1, std::min(MOST_GROUPS, BLOCK_BYTES / (4 * ROWS * pairs)));
+    threads = int(std::max<int64_t>(1, std::min<int64_t>(threads, groups)));
+    const int64_t blocks = threads * ((groups + threads * most - 1) / (threads * most));
+    std::vector<float> starts(P * PANEL, 0.0f);
+    std::copy(encoder.biases, encoder.biases + m, starts.begin());
+    float rounding = 0, longest = 0, largest_bias = 0;
+    bool possible = true;
+    for (int64_t p = 0; p < P; ++p) {
+        rounding = std::max(rounding, packed.facts[p * FACTS]);
+        longest = std::max(longest, packed.facts[p * FACTS + 1]);
+        possible &= packed.facts[p * FACTS + 2] == 1;
+    }
+    for (int64_t j = 0; j < m; ++j) largest_bias = std::max(largest_bias, std::fabs(encoder.biases[j]));
+    possible &= largest_bias <= HUGE_BIAS;
+    std::atomic<int64_t> status{GOOD};
+#pragma omp parallel num_threads(threads)
+    {
+        auto sink = make(most * ROWS);
+        Block block(most * ROWS, d);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t number = 0; number < blocks; ++number) {
+            if (status.load(std::memory_order_relaxed) != GOOD) continue;
+            block.first = groups * number / blocks * ROWS;
+            block.rows = std::min(n, groups * (number + 1) / blocks * ROWS) - block.first;
+            bool finite = true;
+            for (int64_t row = 0; row < block.rows; ++row) {
+                const float *x = X + (block.first + row) * d;
+                float *y = &block.centred[row * d];
+                for (int64_t i = 0; i < d; i += 16) {
+                    const __mmask16 lanes_used = within(i, d);
+                    const __m512 value = _mm512_maskz_loadu_ps(lanes_used, x + i);
+                    // Of finite numbers and no others, the difference with themselves is 0.
+                    finite &= compare<AT_LEAST>((Vector)value - (Vector)value, Vector{}) == ALL;
+                    _mm512_mask_storeu_ps(y + i, lanes_used,
+                                          _mm512_sub_ps(value, _mm512_maskz_loadu_ps(lanes_used, bias + i)));
+                }
+                float norm = 0, scale = 0;
+                const bool screened = possible && scale_of(y, d, norm, scale);
+                if (!screened) scale = norm = 0;
+                const int64_t group = row / ROWS * ROWS;
+                const int width = group_width(std::min<int64_t>(ROWS, block.rows - group));
+                for (int64_t i = 0; i < pairs; i += 8) {
+                    int32_t couples[8] = {};
+                    if (scale > 0)
+                        _mm256_storeu_si256(reinterpret_cast<__m256i *>(couples), rounded(y, 2 * i, d, scale));
+                    for (int64_t at = i; at < std::min(i + 8, pairs); ++at)
+                        block.integers[group * pairs + at * width + row - group] = couples[at - i];
+                }
+                block.scales[row] = scale > 0 ? 1 / scale : 0;
+                // Of the integers; of the float32 score (at most d + 2 roundings); of the screened score itself.
+                const float product = norm * longest;
+                const float error = norm * rounding +
+                                    ROUNDING * std::sqrt(float(d)) * block.scales[row] * longest +
+                                    float(d + 32) * 6e-8f * (product + largest_bias) + 1e-37f;
+                block.errors[row] = screened ? 1.01f * error : INFINITY;
+            }
+            if (!finite) {
+                status = ROWS_NOT_FINITE;
+                continue;
+            }
+            sink.start(block);
+            for (int64_t p = 0; p < P; ++p) {
+                const int64_t column = p * PANEL;
+                const uint32_t valid = uint32_t((uint64_t(1) << std::min<int64_t>(PANEL, m - column)) - 1);
+                const Vector by[2] = {load(packed.scales + column), load(packed.scales + column + WIDTH)};
+                const Vector from[2] = {load(&starts[column]), load(&starts[column + WIDTH])};
+                for (int64_t group = 0; group < block.rows; group += ROWS) {
+                    const int64_t count = std::min<int64_t>(ROWS, block.rows - group);
+                    if (group && !sink.wants_screen()) {
+                        sink.take(group, count, column, valid, nullptr);
+                        continue;
+                    }
+                    __m512i sums[ROWS][2];
+                    Vector scores[ROWS][2];
+                    integer_tile_of(group_width(count), &block.integers[group * pairs], packed.panel(p), pairs, sums);
+                    for (int64_t r = 0; r < count; ++r)
+                        for (int half = 0; half < 2; ++half)
+                            scores[r][half] = fma((Vector)_mm512_cvtepi32_ps(sums[r][half]) *
+                                                      spread(block.scales[group + r]),
+                                                  by[half], from[half]);
+                    sink.take(group, count, column, valid, scores);
+                }
+            }
+            if (!sink.finish()) {
+                int64_t good = GOOD;
+                status.compare_exchange_strong(good, SCORES_NAN);
+            }
+        }
+    }
+    return status;
+}
 #endif
 
-// Pack atoms p·PANEL … as encode_topk reads them.
+// Pack atoms p·PANEL … as the encoders read them.
 static inline void pack_for_topk(const float *encoder, int64_t m, int64_t d, int64_t p, float *packed) {
 #if defined(SCREEN)
     Screened to(packed, m, d);

@@ -1,6 +1,7 @@
 // Products that touch only the active atoms: decode, residual, gradients; and the update of atoms and encoder.
 //
-// Codes are int32 indices and float32 values, both (n, k), ascending in each row; a place whose value is 0 is empty.
+// Codes are int32 indices and float32 values, ascending in each row; a place whose value is 0 is empty. They are of
+// fixed width, (n, k), or CSR: row i has the places indptr[i] … indptr[i + 1], with indptr int64 (n + 1,).
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -36,6 +37,15 @@ inline void strip(const float *rows, int64_t d, const int32_t *which, const floa
 #pragma GCC unroll 20
     for (int v = 0; v < V; ++v) store(out + v * WIDTH, sums[v]);
 }
+
+// The places of each row's codes; of fixed width where `indptr` is null.
+struct Places {
+    const int64_t *indptr;
+    int64_t k;
+
+    int64_t start(int64_t row) const { return indptr ? indptr[row] : row * k; }
+    int64_t count(int64_t row) const { return indptr ? indptr[row + 1] - indptr[row] : k; }
+};
 
 // out += Σ_i weights[i]·rows[which[i]], each element in the order of i.
 void gather(const float *rows, int64_t d, const int32_t *which, const float *weights, int64_t count, float *out) {
@@ -74,29 +84,84 @@ static inline void row_gradient(const float *error, float scale, const int32_t *
     }
 }
 
-// residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,). Where `gradient` (n, k) is
-// not null, also what conceptome_code_gradient gives for it, while a row's atoms are still in the cache.
-EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n,
-                                          int64_t k, const float *atoms, int64_t d, const float *bias, float *residual,
-                                          double *squares, double scale, float *gradient, int64_t threads) {
-#pragma omp parallel num_threads(int(threads))
+namespace {
+
+// residual (n, d) = X − b − z·D, and the sum of squares of each of its rows, float64 (n,). Where `gradient` (as the
+// values) is not null, also what conceptome_code_gradient gives for it, while a row's atoms are still in the cache.
+int64_t decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n, Places places,
+                        const float *atoms, int64_t d, const float *bias, float *residual, double *squares, float scale,
+                        float *gradient, int threads) {
+#pragma omp parallel num_threads(threads)
     {
-        std::vector<float> negated(k);
-#pragma omp for schedule(static)
+        std::vector<float> negated;
+#pragma omp for schedule(dynamic, 16)
         for (int64_t row = 0; row < n; ++row) {
+            const int64_t start = places.start(row), count = places.count(row);
             float *to = residual + row * d;
             for (int64_t i = 0; i < d; ++i) to[i] = X[row * d + i] - bias[i];
-            for (int64_t i = 0; i < k; ++i) negated[i] = -values[row * k + i];
-            gather(atoms, d, indices + row * k, negated.data(), k, to);
+            negated.resize(count);
+            for (int64_t i = 0; i < count; ++i) negated[i] = -values[start + i];
+            gather(atoms, d, indices + start, negated.data(), count, to);
             double total = 0;
             // Products of short runs are exact enough in float32; their sums are not, over many dimensions.
             for (int64_t i = 0; i < d; i += 256) total += dot(to + i, to + i, std::min<int64_t>(256, d - i));
             squares[row] = total;
-            if (gradient)
-                row_gradient(to, float(scale), indices + row * k, values + row * k, k, atoms, d, gradient + row * k);
+            if (gradient) row_gradient(to, scale, indices + start, values + start, count, atoms, d, gradient + start);
         }
     }
     return GOOD;
+}
+
+// Active codes sorted by atom, rows ascending (a counting sort): atom j's are places offsets[j] … offsets[j + 1] of
+// `rows`, `by_atom` (their values) and `gradient_by_atom`. Returns how many there are.
+int64_t sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, Places places, int64_t m,
+             int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom) {
+    std::fill_n(offsets, m + 1, 0);
+    for (int64_t i = 0; i < places.start(n); ++i)
+        if (values[i] != 0) ++offsets[indices[i] + 1];
+    for (int64_t j = 0; j < m; ++j) offsets[j + 1] += offsets[j];
+    std::vector<int64_t> next(offsets, offsets + m);
+    for (int64_t row = 0; row < n; ++row)
+        for (int64_t i = places.start(row); i < places.start(row + 1); ++i) {
+            if (values[i] == 0) continue;
+            const int64_t to = next[indices[i]]++;
+            rows[to] = int32_t(row);
+            by_atom[to] = values[i];
+            gradient_by_atom[to] = gradient[i];
+        }
+    return offsets[m];
+}
+
+}  // namespace
+
+// Residual, squares and gradient (see above) of codes of fixed width k …
+EXPORT int64_t conceptome_decode_residual(const float *X, const int32_t *indices, const float *values, int64_t n,
+                                          int64_t k, const float *atoms, int64_t d, const float *bias, float *residual,
+                                          double *squares, double scale, float *gradient, int64_t threads) {
+    return decode_residual(X, indices, values, n, {nullptr, k}, atoms, d, bias, residual, squares, float(scale),
+                           gradient, int(threads));
+}
+
+// … and of CSR codes.
+EXPORT int64_t conceptome_decode_residual_csr(const float *X, const int64_t *indptr, const int32_t *indices,
+                                              const float *values, int64_t n, const float *atoms, int64_t d,
+                                              const float *bias, float *residual, double *squares, double scale,
+                                              float *gradient, int64_t threads) {
+    return decode_residual(X, indices, values, n, {indptr, 0}, atoms, d, bias, residual, squares, float(scale),
+                           gradient, int(threads));
+}
+
+// Codes by atom (see above), of fixed width k …
+EXPORT int64_t conceptome_sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, int64_t k,
+                               int64_t m, int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom) {
+    return sort(indices, values, gradient, n, {nullptr, k}, m, offsets, rows, by_atom, gradient_by_atom);
+}
+
+// … and CSR.
+EXPORT int64_t conceptome_sort_csr(const int64_t *indptr, const int32_t *indices, const float *values,
+                                   const float *gradient, int64_t n, int64_t m, int64_t *offsets, int32_t *rows,
+                                   float *by_atom, float *gradient_by_atom) {
+    return sort(indices, values, gradient, n, {indptr, 0}, m, offsets, rows, by_atom, gradient_by_atom);
 }
 
 // gradient (n, k) = scale · error·D_jᵀ at the active places, 0 elsewhere.
@@ -110,24 +175,17 @@ EXPORT int64_t conceptome_code_gradient(const float *error, double scale, const 
     return GOOD;
 }
 
-// Active codes sorted by atom, rows ascending (a counting sort): atom j's are places offsets[j] … offsets[j + 1] of
-// `rows`, `by_atom` (their values) and `gradient_by_atom`. Returns how many there are.
-EXPORT int64_t conceptome_sort(const int32_t *indices, const float *values, const float *gradient, int64_t n, int64_t k,
-                               int64_t m, int64_t *offsets, int32_t *rows, float *by_atom, float *gradient_by_atom) {
-    std::fill_n(offsets, m + 1, 0);
-    for (int64_t i = 0; i < n * k; ++i)
-        if (values[i] != 0) ++offsets[indices[i] + 1];
-    for (int64_t j = 0; j < m; ++j) offsets[j + 1] += offsets[j];
-    std::vector<int64_t> next(offsets, offsets + m);
-    for (int64_t row = 0; row < n; ++row)
-        for (int64_t i = row * k; i < (row + 1) * k; ++i) {
-            if (values[i] == 0) continue;
-            const int64_t to = next[indices[i]]++;
-            rows[to] = int32_t(row);
-            by_atom[to] = values[i];
-            gradient_by_atom[to] = gradient[i];
-        }
-    return offsets[m];
+// The same of CSR codes: gradient (nnz,).
+EXPORT int64_t conceptome_code_gradient_csr(const float *error, double scale, const int64_t *indptr,
+                                            const int32_t *indices, const float *values, int64_t n, const float *atoms,
+                                            int64_t d, float *gradient, int64_t threads) {
+#pragma omp parallel for num_threads(int(threads)) schedule(dynamic, 16)
+    for (int64_t row = 0; row < n; ++row) {
+        const int64_t start = indptr[row];
+        row_gradient(error + row * d, float(scale), indices + start, values + start, indptr[row + 1] - start, atoms, d,
+                     gradient + start);
+    }
+    return GOOD;
 }
 
 // Gradients in atoms (m, d), encoder (m, d) and encoder_bias (m,) from sorted codes; `inputs` (n, d) is x − b.

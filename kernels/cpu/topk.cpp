@@ -1,5 +1,8 @@
-// Encoders: ReLU(TopK_k(scores)) and all scores above a threshold, without a rows × atoms array.
+// Encoders: ReLU(TopK_k(scores)), all scores above a threshold, and the largest of a whole batch, without a rows × atoms
+// array.
+#include <functional>
 #include <limits>
+#include <mutex>
 
 #include "screen.h"
 
@@ -178,147 +181,86 @@ class Largest {
 };
 
 #if defined(SCREEN)
-// The same through the screen in integers: see screen.h.
-int64_t screened_topk(const float *X, int64_t n, int64_t d, const Screened &packed, const float *encoder,
-                      const float *encoder_bias, const float *bias, int64_t m, int64_t k, int32_t *indices,
-                      float *values, int threads) {
-    const int64_t P = packed.P, pairs = packed.pairs;
-    const int64_t groups = (n + ROWS - 1) / ROWS;
-    const int64_t most = std::max<int64_t>(1, std::min(MOST_GROUPS, BLOCK_BYTES / (4 * ROWS * pairs)));
-    threads = int(std::max<int64_t>(1, std::min<int64_t>(threads, groups)));
-    const int64_t blocks = threads * ((groups + threads * most - 1) / (threads * most));
-    std::vector<float> starts(P * PANEL, 0.0f);
-    std::copy(encoder_bias, encoder_bias + m, starts.begin());
-    float rounding = 0, longest = 0, largest_bias = 0;
-    bool possible = true;
-    for (int64_t p = 0; p < P; ++p) {
-        rounding = std::max(rounding, packed.facts[p * FACTS]);
-        longest = std::max(longest, packed.facts[p * FACTS + 1]);
-        possible &= packed.facts[p * FACTS + 2] == 1;
+// The same through the screen: candidates are all that may be among the k largest; see screen.h.
+class ScreenedLargest {
+  public:
+    ScreenedLargest(int64_t rows, int64_t k, const Encoder &encoder, int32_t *indices, float *values)
+        : k_(k), encoder_(encoder), found_(rows, k, encoder.m), to_indices_(indices), to_values_(values) {}
+
+    void start(const Block &block) {
+        block_ = &block;
+        found_.start(block.rows);
+        errors_ = block.errors;
+        // Rows that cannot be screened keep no candidates: all their atoms are scored in float32.
+        for (int64_t row = 0; row < block.rows; ++row)
+            if (errors_[row] == INFINITY) found_.bar(row) = INFINITY;
     }
-    for (int64_t j = 0; j < m; ++j) largest_bias = std::max(largest_bias, std::fabs(encoder_bias[j]));
-    possible &= largest_bias <= HUGE_BIAS;
-    std::atomic<int64_t> status{GOOD};
-#pragma omp parallel num_threads(threads)
-    {
-        const Integers lanes = lane_numbers();
-        Candidates found(most * ROWS, k, m);
-        std::vector<float> centred(most * ROWS * d), scales(most * ROWS), margins(most * ROWS), every;
-        std::vector<int32_t> integers(most * ROWS * pairs), columns;
-        std::vector<char> screened(most * ROWS);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t block = 0; block < blocks; ++block) {
-            if (status.load(std::memory_order_relaxed) != GOOD) continue;
-            const int64_t first = groups * block / blocks * ROWS;
-            const int64_t rows = std::min(n, groups * (block + 1) / blocks * ROWS) - first;
-            bool finite = true;
-            for (int64_t row = 0; row < rows; ++row) {
-                const float *x = X + (first + row) * d;
-                float *y = &centred[row * d];
-                for (int64_t i = 0; i < d; i += 16) {
-                    const __mmask16 lanes_used = within(i, d);
-                    const __m512 value = _mm512_maskz_loadu_ps(lanes_used, x + i);
-                    // Of finite numbers and no others, the difference with themselves is 0.
-                    finite &= compare<AT_LEAST>((Vector)value - (Vector)value, Vector{}) == ALL;
-                    _mm512_mask_storeu_ps(y + i, lanes_used,
-                                          _mm512_sub_ps(value, _mm512_maskz_loadu_ps(lanes_used, bias + i)));
-                }
-                float norm = 0, scale = 0;
-                screened[row] = possible && scale_of(y, d, norm, scale);
-                if (!screened[row]) scale = norm = 0;
-                const int64_t group = row / ROWS * ROWS;
-                const int width = group_width(std::min<int64_t>(ROWS, rows - group));
-                for (int64_t i = 0; i < pairs; i += 8) {
-                    int32_t couples[8] = {};
-                    if (scale > 0)
-                        _mm256_storeu_si256(reinterpret_cast<__m256i *>(couples), rounded(y, 2 * i, d, scale));
-                    for (int64_t at = i; at < std::min(i + 8, pairs); ++at)
-                        integers[group * pairs + at * width + row - group] = couples[at - i];
-                }
-                scales[row] = scale > 0 ? 1 / scale : 0;
-                // Of the integers; of the float32 score (at most d + 2 roundings); of the screened score itself.
-                const float product = norm * longest;
-                const float error = norm * rounding + ROUNDING * std::sqrt(float(d)) * scales[row] * longest +
-                                    float(d + 32) * 6e-8f * (product + largest_bias) + 1e-37f;
-                margins[row] = 2.02f * error;
+
+    bool wants_screen() const { return true; }
+
+    void take(int64_t first, int64_t rows, int64_t column, uint32_t valid, const Vector (*scores)[2]) {
+        for (int64_t row = first; row < first + rows; ++row)
+            for (int half = 0; half < 2; ++half) {
+                const Vector score = scores[row - first][half];
+                const uint32_t bits =
+                    compare<NOT_AT_MOST>(score, spread(found_.bar(row))) & (valid >> (half * WIDTH)) & ALL;
+                if (__builtin_expect(!bits, 1)) continue;
+                if (found_.full(row) && !shorten(row)) continue;
+                found_.add(row, bits, score, lanes_ + int32_t(column + half * WIDTH));
             }
-            if (!finite) {
-                status = ROWS_NOT_FINITE;
-                continue;
+    }
+
+    bool finish() {
+        for (int64_t row = 0; row < block_->rows; ++row) {
+            float *candidates = found_.values(row);
+            int32_t *where = found_.columns(row);
+            int64_t count = found_.count(row);
+            float bar = 0;
+            if (errors_[row] < INFINITY) {
+                count = cut(candidates, where, count, k_, bar, 2 * errors_[row]);
+            } else {
+                every_.resize(encoder_.m + WIDTH);
+                columns_.resize(encoder_.m + WIDTH);
+                for (int64_t j = 0; j < encoder_.m; ++j) columns_[j] = int32_t(j);
+                candidates = every_.data();
+                where = columns_.data();
+                count = encoder_.m;
             }
-            found.start(rows);
-            for (int64_t row = 0; row < rows; ++row)
-                if (!screened[row]) found.bar(row) = INFINITY;
-            for (int64_t p = 0; p < P; ++p) {
-                const int64_t column = p * PANEL;
-                const uint64_t valid = (uint64_t(1) << std::min<int64_t>(PANEL, m - column)) - 1;
-                const Vector by[2] = {load(packed.scales + column), load(packed.scales + column + WIDTH)};
-                const Vector from[2] = {load(&starts[column]), load(&starts[column + WIDTH])};
-                for (int64_t group = 0; group < rows; group += ROWS) {
-                    const int64_t count = std::min<int64_t>(ROWS, rows - group);
-                    __m512i sums[ROWS][2];
-                    integer_tile_of(group_width(count), &integers[group * pairs], packed.panel(p), pairs, sums);
-                    for (int64_t row = group; row < group + count; ++row)
-                        for (int half = 0; half < 2; ++half) {
-                            const Vector sum = (Vector)_mm512_cvtepi32_ps(sums[row - group][half]);
-                            const Vector scores = fma(sum * spread(scales[row]), by[half], from[half]);
-                            const uint32_t bits = compare<NOT_AT_MOST>(scores, spread(found.bar(row))) &
-                                                  uint32_t(valid >> (half * WIDTH)) & ALL;
-                            if (__builtin_expect(!bits, 1)) continue;
-                            if (found.full(row)) {
-                                float bar = 0;
-                                found.count(row) = cut(found.values(row), found.columns(row), found.count(row), k, bar,
-                                                       margins[row]);
-                                found.bar(row) = bar - margins[row];
-                                if (found.full(row)) {
-                                    // Too many scores are as good as equal: all atoms are scored in float32.
-                                    screened[row] = false;
-                                    found.bar(row) = INFINITY;
-                                    continue;
-                                }
-                            }
-                            found.add(row, bits, scores, lanes + int32_t(column + half * WIDTH));
-                        }
-                }
-            }
-            for (int64_t row = 0; row < rows; ++row) {
-                const float *y = &centred[row * d];
-                float *candidates = found.values(row);
-                int32_t *where = found.columns(row);
-                int64_t count = found.count(row);
-                float bar = 0;
-                if (screened[row]) {
-                    count = cut(candidates, where, count, k, bar, margins[row]);
-                } else {
-                    every.resize(m + WIDTH);
-                    columns.resize(m + WIDTH);
-                    for (int64_t j = 0; j < m; ++j) columns[j] = int32_t(j);
-                    candidates = every.data();
-                    where = columns.data();
-                    count = m;
-                }
-                for (int64_t i = 0; i < count; ++i) {
-                    const float *next = encoder + int64_t(where[std::min(i + 1, count - 1)]) * d;
-                    for (int64_t at = 0; at < d; at += 16) __builtin_prefetch(next + at);
-                    candidates[i] = dot(y, encoder + int64_t(where[i]) * d, d) + encoder_bias[where[i]];
-                }
-                count = cut(candidates, where, count, k, bar);
-                if (count != k) {
-                    int64_t good = GOOD;
-                    status.compare_exchange_strong(good, SCORES_NAN);
-                    break;
-                }
-                write(candidates, where, k, indices + (first + row) * k, values + (first + row) * k);
-            }
+            encoder_.score(&block_->centred[row * encoder_.d], where, count, candidates);
+            if (cut(candidates, where, count, k_, bar) != k_) return false;
+            const int64_t at = (block_->first + row) * k_;
+            write(candidates, where, k_, to_indices_ + at, to_values_ + at);
         }
+        return true;
     }
-    return status;
-}
+
+  private:
+    // Make room among a row's candidates; false when too many scores are as good as equal: all are scored in float32.
+    bool shorten(int64_t row) {
+        const float margin = 2 * errors_[row];
+        float bar = 0;
+        found_.count(row) = cut(found_.values(row), found_.columns(row), found_.count(row), k_, bar, margin);
+        found_.bar(row) = bar - margin;
+        if (!found_.full(row)) return true;
+        errors_[row] = found_.bar(row) = INFINITY;
+        return false;
+    }
+
+    const Integers lanes_ = lane_numbers();
+    int64_t k_;
+    const Encoder &encoder_;
+    const Block *block_ = nullptr;
+    Candidates found_;
+    std::vector<float> errors_, every_;
+    std::vector<int32_t> columns_;
+    int32_t *to_indices_;
+    float *to_values_;
+};
 #endif
 
 }  // namespace
 
-// Length of the encoder (m, d) packed for encode_threshold, and for encode_topk.
+// Length of the encoder (m, d) packed in float32 panels, and as the encoders read it where there is a screen.
 EXPORT int64_t conceptome_panels_size(int64_t m, int64_t d) { return panels(m) * PANEL * d; }
 #if defined(SCREEN)
 EXPORT int64_t conceptome_packed_size(int64_t m, int64_t d) { return Screened::size(m, d); }
@@ -329,14 +271,14 @@ EXPORT int64_t conceptome_packed_size(int64_t m, int64_t d) { return conceptome_
 // Number of panels of m atoms.
 EXPORT int64_t conceptome_panels(int64_t m) { return panels(m); }
 
-// Pack the encoder (m, d) for encode_threshold.
+// Pack the encoder (m, d) in float32 panels.
 EXPORT int64_t conceptome_pack_panels(const float *encoder, int64_t m, int64_t d, float *packed, int64_t threads) {
 #pragma omp parallel for num_threads(int(threads)) schedule(static)
     for (int64_t p = 0; p < panels(m); ++p) pack_panel(encoder, m, d, p, packed);
     return GOOD;
 }
 
-// Pack it for encode_topk.
+// Pack it as the encoders read it.
 EXPORT int64_t conceptome_pack(const float *encoder, int64_t m, int64_t d, float *packed, int64_t threads) {
 #pragma omp parallel for num_threads(int(threads)) schedule(static)
     for (int64_t p = 0; p < panels(m); ++p) pack_for_topk(encoder, m, d, p, packed);
@@ -348,8 +290,9 @@ EXPORT int64_t conceptome_encode_topk(const float *X, int64_t n, int64_t d, floa
                                       const float *encoder_bias, const float *bias, int64_t m, int64_t k,
                                       int32_t *indices, float *values, int64_t threads) {
 #if defined(SCREEN)
-    return screened_topk(X, n, d, Screened(packed, m, d), encoder, encoder_bias, bias, m, k, indices, values,
-                         int(threads));
+    const Encoder given{encoder, encoder_bias, m, d};
+    return screened_harvest(X, n, Screened(packed, m, d), given, bias, int(threads),
+                            [&](int64_t rows) { return ScreenedLargest(rows, k, given, indices, values); });
 #else
     (void)encoder;
     return harvest(X, n, d, packed, encoder_bias, bias, m, int(threads),
@@ -359,17 +302,87 @@ EXPORT int64_t conceptome_encode_topk(const float *X, int64_t n, int64_t d, floa
 
 namespace {
 
-// What encode_threshold found, until it is fetched.
-struct Found {
-    std::vector<std::vector<int32_t>> columns;  // per row
-    std::vector<std::vector<float>> values;
+// A thread hands on what it found in portions of this many scores.
+constexpr int64_t PORTION = 1 << 14;
+
+// Scores found in any order of rows, ascending columns in each row; where only the `most` largest are wanted, scores that
+// cannot be among them are dropped from time to time.
+class Pool {
+  public:
+    explicit Pool(int64_t most) : most_(most) {}
+
+    // What does not lie above this is not wanted any more.
+    float bar() const { return bar_.load(std::memory_order_relaxed); }
+
+    void add(int64_t count, const float *values, const int32_t *rows, const int32_t *columns) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        values_.insert(values_.end(), values, values + count);
+        rows_.insert(rows_.end(), rows, rows + count);
+        columns_.insert(columns_.end(), columns, columns + count);
+        if (most_ >= 0 && size() > 2 * most_ + 4 * PORTION) shorten();
+    }
+
+    // Keep the `most` largest; of equal ones those in the lower row, then the lower column.
+    void shorten() {
+        if (most_ < 0 || size() <= most_) return;
+        std::vector<float> sorted(values_);
+        std::nth_element(sorted.begin(), sorted.begin() + (most_ - 1), sorted.end(), std::greater<float>());
+        const float last = sorted[most_ - 1];
+        std::vector<int64_t> equal;
+        int64_t wanted = most_;
+        for (int64_t i = 0; i < size(); ++i) {
+            wanted -= values_[i] > last;
+            if (values_[i] == last) equal.push_back(place(i));
+        }
+        std::nth_element(equal.begin(), equal.begin() + (wanted - 1), equal.end());
+        const int64_t furthest = equal[wanted - 1];
+        int64_t kept = 0;
+        for (int64_t i = 0; i < size(); ++i) {
+            if (!(values_[i] > last || (values_[i] == last && place(i) <= furthest))) continue;
+            values_[kept] = values_[i];
+            rows_[kept] = rows_[i];
+            columns_[kept++] = columns_[i];
+        }
+        values_.resize(kept);
+        rows_.resize(kept);
+        columns_.resize(kept);
+        // What equals the last may still come, from a lower row.
+        bar_ = std::nextafter(last, -INFINITY);
+    }
+
+    // indptr (n + 1) of the scores by row.
+    void count(int64_t n, int64_t *indptr) const {
+        std::fill_n(indptr, n + 1, 0);
+        for (const int32_t row : rows_) ++indptr[row + 1];
+        for (int64_t row = 0; row < n; ++row) indptr[row + 1] += indptr[row];
+    }
+
+    // The scores by row; `next` are the places where the rows start, and is used up.
+    void write(std::vector<int64_t> next, int32_t *indices, float *values) const {
+        for (int64_t i = 0; i < size(); ++i) {
+            const int64_t to = next[rows_[i]]++;
+            indices[to] = columns_[i];
+            values[to] = values_[i];
+        }
+    }
+
+  private:
+    int64_t size() const { return int64_t(values_.size()); }
+    int64_t place(int64_t i) const { return (int64_t(rows_[i]) << 32) | columns_[i]; }
+
+    int64_t most_;
+    std::atomic<float> bar_{-INFINITY};
+    std::mutex mutex_;
+    std::vector<float> values_;
+    std::vector<int32_t> rows_, columns_;
 };
 
-// All scores of every row of a block that lie above their atom's threshold.
+// One thread's scores above their atom's threshold and above the pool's bar, on their way to the pool.
 class Above {
   public:
-    Above(const float *thresholds, Found *found)
-        : thresholds_(thresholds), found_(found) {}
+    Above(const float *thresholds, Pool *pool)
+        : thresholds_(thresholds), pool_(pool), values_(PORTION + PANEL), rows_(PORTION + PANEL),
+          columns_(PORTION + PANEL) {}
 
     void start(int64_t first, int64_t) {
         first_ = first;
@@ -377,55 +390,140 @@ class Above {
     }
 
     void take(int64_t row, int64_t column, uint32_t valid, Vector scores) {
-        const uint32_t bits = compare<NOT_AT_MOST>(scores, load(thresholds_ + column)) & valid;
+        const uint32_t bits = compare<NOT_AT_MOST>(scores, limit(column)) & valid;
         if (!bits) return;
         good_ &= !(bits & ~compare<AT_LEAST>(scores, scores));
-        std::vector<float> &values = found_->values[first_ + row];
-        std::vector<int32_t> &columns = found_->columns[first_ + row];
-        float picked[WIDTH];
-        int32_t where[WIDTH];
-        const int kept = keep(bits, scores, lanes_ + int32_t(column), picked, where);
-        values.insert(values.end(), picked, picked + kept);
-        columns.insert(columns.end(), where, where + kept);
+        const int kept = keep(bits, scores, lanes_ + int32_t(column), &values_[count_], &columns_[count_]);
+        std::fill_n(&rows_[count_], kept, int32_t(first_ + row));
+        count_ += kept;
+        if (count_ > PORTION) hand_on();
     }
 
-    bool finish() { return good_; }
+    bool finish() {
+        hand_on();
+        return good_;
+    }
+
+  protected:
+    // What a score at these columns has to exceed.
+    Vector limit(int64_t column) const {
+        const Vector threshold = load(thresholds_ + column), bar = spread(pool_->bar());
+        return threshold > bar ? threshold : bar;
+    }
 
   private:
+    void hand_on() {
+        if (good_) pool_->add(count_, values_.data(), rows_.data(), columns_.data());
+        count_ = 0;
+    }
+
     const Integers lanes_ = lane_numbers();
     const float *thresholds_;
-    Found *found_;
-    int64_t first_ = 0;
+    Pool *pool_;
+    int64_t first_ = 0, count_ = 0;
+    std::vector<float> values_;
+    std::vector<int32_t> rows_, columns_;
     bool good_ = true;
 };
 
+#if defined(SCREEN)
+// The same through the screen: what may lie above is scored in float32 at once.
+class ScreenedAbove : Above {
+  public:
+    ScreenedAbove(const float *thresholds, const Encoder &encoder, Pool *pool)
+        : Above(thresholds, pool), encoder_(encoder) {}
+
+    void start(const Block &block) {
+        Above::start(block.first, block.rows);
+        block_ = &block;
+    }
+
+    // Where a panel's first rows have many scores above, the rest is scored in float32 without a screen.
+    bool wants_screen() const { return !many_; }
+
+    void take(int64_t first, int64_t rows, int64_t column, uint32_t valid, const Vector (*scores)[2]) {
+        const float *centred = &block_->centred[first * encoder_.d];
+        uint32_t candidates[ROWS], any = 0;
+        int64_t total = 0;
+        const Vector limits[2] = {limit(column), limit(column + WIDTH)};
+        for (int64_t r = 0; scores && r < rows; ++r) {
+            // Of a row that cannot be screened, everything may lie above: it exceeds limit − ∞.
+            const Vector error = spread(block_->errors[first + r]);
+            candidates[r] = (compare<NOT_AT_MOST>(scores[r][0], limits[0] - error) |
+                             compare<NOT_AT_MOST>(scores[r][1], limits[1] - error) << WIDTH) &
+                            valid;
+            total += __builtin_popcount(candidates[r]);
+            any |= candidates[r];
+        }
+        many_ = !scores || total * 4 > rows * PANEL;
+        if (many_) {
+            float found[ROWS][PANEL];
+            encoder_.score_panel(centred, rows, column, found);
+            for (int64_t r = 0; r < rows; ++r) pass(first + r, column, valid, found[r]);
+            return;
+        }
+        for (uint32_t bits = any; bits; bits &= bits - 1) encoder_.prefetch(column + __builtin_ctz(bits));
+        for (int64_t r = 0; any && r < rows; ++r) {
+            if (!candidates[r]) continue;
+            int32_t columns[PANEL];
+            float some[PANEL], found[PANEL];
+            int64_t count = 0;
+            for (uint32_t bits = candidates[r]; bits; bits &= bits - 1)
+                columns[count++] = int32_t(column) + __builtin_ctz(bits);
+            encoder_.score(centred + r * encoder_.d, columns, count, some);
+            for (int64_t i = 0; i < count; ++i) found[columns[i] - column] = some[i];
+            pass(first + r, column, candidates[r], found);
+        }
+    }
+
+    using Above::finish;
+
+  private:
+    // Take the scores of one row with a panel where a bit is set.
+    void pass(int64_t row, int64_t column, uint32_t bits, const float *scores) {
+        Above::take(row, column, bits & ALL, load(scores));
+        Above::take(row, column + WIDTH, bits >> WIDTH, load(scores + WIDTH));
+    }
+
+    const Encoder &encoder_;
+    const Block *block_ = nullptr;
+    bool many_ = false;
+};
+#endif
+
 }  // namespace
 
-// Find the scores above their atom's threshold (m,). `handle` becomes the place of what was found, to be fetched once;
-// `indptr` int64 (n + 1) is written.
-EXPORT int64_t conceptome_encode_threshold(const float *X, int64_t n, int64_t d, const float *packed,
+// Find the scores above their atom's threshold (m,), or of these the `most` largest (−1: all); of equal ones those in the
+// lower row, then the lower column. `packed` is the encoder in float32 panels where `encoder` is null. `handle` becomes
+// the place of what was found, to be fetched once; `indptr` int64 (n + 1) is written.
+EXPORT int64_t conceptome_encode_threshold(const float *X, int64_t n, int64_t d, float *packed, const float *encoder,
                                            const float *encoder_bias, const float *bias, int64_t m,
-                                           const float *thresholds, int64_t *indptr, int64_t *handle, int64_t threads) {
-    auto found = std::make_unique<Found>();
-    found->columns.resize(n);
-    found->values.resize(n);
+                                           const float *thresholds, int64_t most, int64_t *indptr, int64_t *handle,
+                                           int64_t threads) {
+    auto pool = std::make_unique<Pool>(most);
     std::vector<float> padded(panels(m) * PANEL, 0.0f);
     std::copy(thresholds, thresholds + m, padded.begin());
-    const int64_t status = harvest(X, n, d, packed, encoder_bias, bias, m, int(threads),
-                                   [&](int64_t) { return Above(padded.data(), found.get()); });
+    int64_t status;
+#if defined(SCREEN)
+    if (encoder) {
+        const Encoder given{encoder, encoder_bias, m, d};
+        status = screened_harvest(X, n, Screened(packed, m, d), given, bias, int(threads),
+                                  [&](int64_t) { return ScreenedAbove(padded.data(), given, pool.get()); });
+    } else
+#endif
+        status = harvest(X, n, d, packed, encoder_bias, bias, m, int(threads),
+                         [&](int64_t) { return Above(padded.data(), pool.get()); });
+    (void)encoder;
     if (status != GOOD) return status;
-    indptr[0] = 0;
-    for (int64_t row = 0; row < n; ++row) indptr[row + 1] = indptr[row] + int64_t(found->values[row].size());
-    *handle = int64_t(reinterpret_cast<intptr_t>(found.release()));
+    pool->shorten();
+    pool->count(n, indptr);
+    *handle = int64_t(reinterpret_cast<intptr_t>(pool.release()));
     return GOOD;
 }
 
 // Copy what was found to indices int32 and values, both (indptr[n],), and forget it.
-EXPORT int64_t conceptome_fetch(int64_t handle, int32_t *indices, float *values) {
-    const std::unique_ptr<Found> found(reinterpret_cast<Found *>(intptr_t(handle)));
-    for (size_t row = 0; row < found->values.size(); ++row) {
-        values = std::copy(found->values[row].begin(), found->values[row].end(), values);
-        indices = std::copy(found->columns[row].begin(), found->columns[row].end(), indices);
-    }
+EXPORT int64_t conceptome_fetch(int64_t handle, int64_t n, const int64_t *indptr, int32_t *indices, float *values) {
+    const std::unique_ptr<Pool> pool(reinterpret_cast<Pool *>(intptr_t(handle)));
+    pool->write(std::vector<int64_t>(indptr, indptr + n), indices, values);
     return GOOD;
 }

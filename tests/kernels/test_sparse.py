@@ -2,12 +2,23 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conceptome_kernels import reference
-from conceptome_kernels.sparse import by_atom, code_gradient, column_sums, decode, decode_residual, sparse_backward
+from conceptome_kernels.sparse import (
+    by_atom,
+    by_atom_csr,
+    code_gradient,
+    code_gradient_csr,
+    column_sums,
+    decode,
+    decode_residual,
+    decode_residual_csr,
+    sparse_backward,
+)
 from conceptome_kernels.topk import encode_topk, pack
 from conceptome_kernels.training import Moved, Part, Rates, update
 
@@ -31,6 +42,19 @@ def problems(draw):
     atoms = (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype(np.float32)
     bias = (rng.standard_normal(d) * scale).astype(np.float32)
     return X, indices, values, atoms, bias
+
+
+@st.composite
+def ragged_problems(draw):
+    """Draw rows, CSR codes with any number per row, some of them 0, atoms and a bias."""
+    X, _, _, atoms, bias = draw(problems())
+    n, m = len(X), len(atoms)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    share = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])) * rng.choice([0.0, 0.3, 1.0], (n, 1))
+    rows, columns = np.nonzero(rng.random((n, m)) < share)
+    indptr = np.searchsorted(rows, np.arange(n + 1))
+    values = np.maximum(rng.standard_normal(len(rows)) + 0.5, 0).astype(np.float32) * max(np.abs(X).max(), 1e-20)
+    return X, indptr.astype(np.int64), columns.astype(np.int32), values.astype(np.float32), atoms, bias
 
 
 def dense(indices, values, m):
@@ -67,6 +91,48 @@ def test_decode_and_residual(problem):
     together = decode_residual(X, indices, values, atoms, bias, scale=0.5)
     assert same(together, (residual, squares, code_gradient(residual, indices, values, atoms, scale=0.5)))
     close(column_sums(X), wide(X)[0].sum(axis=0))
+
+
+@SETTINGS
+@given(ragged_problems(), st.integers(0, 2**32 - 1))
+def test_csr_codes(problem, seed):
+    X, indptr, indices, values, atoms, bias = problem
+    m = len(atoms)
+    Z = sp.csr_matrix((values, indices, indptr), shape=(len(X), m))
+    exact = Z.astype(np.float64).toarray()
+    size = np.abs(X).max() + np.abs(bias).max() + exact.sum(axis=1).max()
+    codes = (indptr, indices, values)
+    residual, squares, gradient = decode_residual_csr(X, *codes, atoms, bias, scale=0.5, threads=1)
+    close(residual, wide(X)[0] - reference.decode(exact, *wide(atoms, bias)), size)
+    np.testing.assert_allclose(squares, (wide(residual)[0] ** 2).sum(axis=1), rtol=1e-5)
+    rows = np.repeat(np.arange(len(X)), np.diff(indptr))
+    expected = np.where(values != 0, 0.5 * (wide(residual)[0] @ wide(atoms)[0].T)[rows, indices], 0)
+    close(gradient, expected, np.abs(residual).max() * np.sqrt(X.shape[1]))
+    assert same(decode_residual_csr(X, *codes, atoms, bias, scale=0.5, threads=2), (residual, squares, gradient))
+    assert same(decode_residual_csr(X, *codes, atoms, bias), (residual, squares))
+    weights = np.random.default_rng(seed).standard_normal(len(values)).astype(np.float32)
+    found = by_atom_csr(*codes, weights, m)
+    active = values != 0
+    order = np.lexsort((rows[active], indices[active]))
+    np.testing.assert_array_equal(found.offsets, np.searchsorted(indices[active][order], np.arange(m + 1)))
+    np.testing.assert_array_equal(found.rows, rows[active][order])
+    np.testing.assert_array_equal(found.values, values[active][order])
+    np.testing.assert_array_equal(found.gradient, weights[active][order])
+
+
+@SETTINGS
+@given(problems())
+def test_csr_and_fixed_width_give_the_same_bytes(problem):
+    X, indices, values, atoms, bias = problem
+    n, k = indices.shape
+    fixed = decode_residual(X, indices, values, atoms, bias, scale=-2.0)
+    codes = (np.arange(n + 1, dtype=np.int64) * k, indices.ravel(), values.ravel())
+    assert same(fixed, decode_residual_csr(X, *codes, atoms, bias, scale=-2.0))
+    for threads in (1, 2):
+        assert fixed[2].tobytes() == code_gradient_csr(fixed[0], *codes, atoms, scale=-2.0, threads=threads).tobytes()
+    left = by_atom(indices, values, fixed[2], len(atoms))
+    right = by_atom_csr(*codes, fixed[2].ravel(), len(atoms))
+    assert same(vars(left).values(), vars(right).values())
 
 
 @SETTINGS
@@ -185,6 +251,10 @@ def test_empty_batches():
     atoms, bias, X = np.ones((4, 3), np.float32), np.zeros(3, np.float32), np.zeros((0, 3), np.float32)
     assert decode(indices, values, atoms, bias).shape == (0, 3)
     assert [part.shape for part in decode_residual(X, indices, values, atoms, bias)] == [(0, 3), (0,)]
+    codes = (np.zeros(1, np.int64), indices[:, 0], values[:, 0])
+    shapes = [part.shape for part in decode_residual_csr(X, *codes, atoms, bias, scale=1.0)]
+    assert shapes == [(0, 3), (0,), (0,)]
+    assert by_atom_csr(*codes, values[:, 0], 4).offsets.tolist() == [0] * 5
     in_atoms, in_encoder, in_encoder_bias, in_codes = sparse_backward(X, indices, values, atoms, X)
     assert not in_atoms.any()
     assert not in_encoder.any()
@@ -211,3 +281,20 @@ def test_wrong_arguments_are_named():
         sparse_backward(X[:1], indices, values, atoms, X)
     with pytest.raises(ValueError, match="inputs must have shape 2 × 3"):
         sparse_backward(X, indices, values, atoms, X[:1])
+    indptr, indices, values = np.array([0, 1, 1]), indices[:1, 0], values[:1, 0]
+    for codes, error, message in (
+        ((indptr.astype(np.int32), indices, values), TypeError, "indptr must be int64"),
+        ((indptr[:0], indices, values), ValueError, "indptr must rise from 0 to the 1 indices"),
+        ((indptr + 1, indices, values), ValueError, "indptr must rise from 0"),
+        ((np.array([0, 2, 1]), indices, values), ValueError, "indptr must rise from 0"),
+        ((indptr, indices, values[:0]), ValueError, "values must have shape 1"),
+        ((indptr, indices + np.int32(4), values), ValueError, "indices must lie between 0 and 3"),
+    ):
+        with pytest.raises(error, match=message):
+            decode_residual_csr(X, *codes, atoms, bias)
+        with pytest.raises(error, match=message):
+            by_atom_csr(*codes, values, 4)
+    with pytest.raises(ValueError, match="X must have shape 2 × 3"):
+        decode_residual_csr(X[:1], indptr, indices, values, atoms, bias)
+    with pytest.raises(ValueError, match="gradient must have shape 1"):
+        by_atom_csr(indptr, indices, values, values[:0], 4)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conceptome_kernels import reference
-from conceptome_kernels.topk import encode_threshold, encode_topk, pack, pack_panels
+from conceptome_kernels.topk import SAMPLE_ROWS, encode_batch_topk, encode_threshold, encode_topk, pack, pack_panels
 
 pytestmark = pytest.mark.usefixtures("variant")
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
@@ -92,11 +92,91 @@ def test_threshold_is_the_specification(problem, kind, seed):
     where = scores > threshold
     assert actual.nnz == where.sum()
     np.testing.assert_array_equal(actual.toarray(), np.where(where, scores, 0))
-    again = encode_threshold(X, None, c, b, threshold, packed=pack_panels(W), threads=1)
+    again = encode_threshold(X, W, c, b, threshold, packed=pack(W), threads=1)
     assert all(left.tobytes() == right.tobytes() for left, right in zip((indptr, indices, values), again))
+    np.testing.assert_array_equal(scores, scores_of(X, W, c, b))
     exact = reference.encode_threshold(*wide(X, W, c, b), 0.0)
     if kind == "zero":
         np.testing.assert_allclose(actual.toarray(), exact, rtol=1e-3, atol=1e-4 * np.abs(exact).max() + 1e-42)
+
+
+@SETTINGS
+@given(problems())
+def test_panels_give_the_same_scores_up_to_rounding(problem):
+    X, W, c, b = problem
+    scores = encode_threshold(X, W, c, b, -np.inf)[2]
+    panels = encode_threshold(X, None, c, b, -np.inf, packed=pack_panels(W))[2]
+    size = 1e-6 * X.shape[1] * (np.abs(wide(X)[0] - b) @ np.abs(wide(W)[0]).T + np.abs(c)) + 1e-43
+    assert (np.abs(scores - panels) <= size.ravel()).all()
+    again = encode_threshold(X, W, c, b, -np.inf, packed=pack_panels(W))[2]
+    assert panels.tobytes() == again.tobytes()
+
+
+@SETTINGS
+@given(problems(), st.data())
+def test_batch_topk_is_the_specification(problem, data):
+    X, W, c, b = problem
+    k = data.draw(widths(len(W)))
+    scores = encode_threshold(X, W, c, b, -np.inf)[2].reshape(len(X), len(W))
+    indptr, indices, values, threshold = encode_batch_topk(X, W, c, b, k, threads=1)
+    actual = sp.csr_matrix((values, indices, indptr), shape=scores.shape)
+    assert actual.has_canonical_format
+    chosen = reference.select_batch(scores, k)
+    assert actual.nnz == chosen.sum()
+    np.testing.assert_array_equal(actual.toarray(), np.where(chosen, scores, 0))
+    assert threshold == (values.min() if actual.nnz == len(X) * k else 0)
+    again = encode_batch_topk(X, W, c, b, k, packed=pack(W), threads=2)
+    assert all(left.tobytes() == right.tobytes() for left, right in zip((indptr, indices, values), again))
+    exact = reference.encode_batch_topk(*wide(X, W, c, b), k)
+    size = 1e-6 * X.shape[1] * (np.abs(wide(X)[0] - b) @ np.abs(wide(W)[0]).T + np.abs(c)).max() + 1e-43
+    # Up to ties within rounding, which may be on either side of the threshold.
+    assert (
+        (np.abs(actual.toarray() - exact) <= size) | (np.abs(exact + actual.toarray() - threshold) <= 3 * size)
+    ).all()
+
+
+@pytest.mark.parametrize("kind", ["alike", "few rows have all", "sample misleads", "all equal", "few positive"])
+def test_batch_topk_of_many_rows(kind):
+    """More rows than the sample that the first threshold comes from, which may be far off."""
+    rng = np.random.default_rng(4)
+    n, m, d, k = 1500, 300, 24, 7
+    X, W = rng.standard_normal((n, d)).astype(np.float32), rng.standard_normal((m, d)).astype(np.float32)
+    c, b = rng.standard_normal(m).astype(np.float32), np.zeros(d, np.float32)
+    if kind == "few rows have all":
+        X *= np.where(np.arange(n) % 100 == 50, 100, 0.01).astype(np.float32)[:, None]
+    elif kind == "sample misleads":
+        sample = np.linspace(0, n - 1, SAMPLE_ROWS).astype(np.int64)
+        X[sample] *= 1000
+    elif kind == "all equal":
+        X, W, c = X * 0, W, np.ones_like(c)
+    elif kind == "few positive":
+        c -= 20
+    scores = encode_threshold(X, W, c, b, -np.inf)[2].reshape(n, m)
+    for threads in (1, 2):
+        indptr, indices, values, threshold = encode_batch_topk(X, W, c, b, k, threads=threads)
+        chosen = reference.select_batch(scores, k)
+        expected = sp.csr_matrix(np.where(chosen, scores, 0))
+        np.testing.assert_array_equal(indptr, expected.indptr)
+        np.testing.assert_array_equal(indices, expected.indices)
+        np.testing.assert_array_equal(values, expected.data)
+        assert threshold == (0 if kind == "few positive" else expected.data.min())
+
+
+@pytest.mark.parametrize("level", [0.0, 2.5, 6.0, 30.0])
+def test_thresholds_that_many_or_few_scores_exceed(level):
+    """Whether a score is found in a tile, alone or through a screen, it is the same."""
+    rng = np.random.default_rng(8)
+    n, m, d = 411, 611, 53
+    X, W = rng.standard_normal((n, d)).astype(np.float32), rng.standard_normal((m, d)).astype(np.float32)
+    X[rng.random(n) < 0.1] *= 1e-20
+    X[7] = 1e13
+    c, b = rng.standard_normal(m).astype(np.float32), rng.standard_normal(d).astype(np.float32)
+    indptr, indices, values = encode_threshold(X, W, c, b, level, threads=2)
+    scores = encode_topk(X, W, c, b, m)[1]
+    expected = sp.csr_matrix(np.where(scores > level, scores, 0))
+    np.testing.assert_array_equal(indptr, expected.indptr)
+    np.testing.assert_array_equal(indices, expected.indices)
+    np.testing.assert_array_equal(values, expected.data)
 
 
 @SETTINGS
@@ -180,6 +260,10 @@ def test_empty_batches():
     indptr, indices, values = encode_threshold(np.zeros((0, 3), np.float32), W, c, b, 0.0)
     assert indptr.tolist() == [0]
     assert indices.shape == values.shape == (0,)
+    indptr, indices, values, threshold = encode_batch_topk(np.zeros((0, 3), np.float32), W, c, b, 2)
+    assert indptr.tolist() == [0]
+    assert indices.shape == values.shape == (0,)
+    assert threshold == 0
 
 
 def test_what_is_not_finite_is_refused():
@@ -203,6 +287,10 @@ def test_what_is_not_finite_is_refused():
         encode_topk(X, spoilt(W, np.nan), c, b, 4)
     with pytest.raises(FloatingPointError, match="scores hold NaN"):
         encode_threshold(X, spoilt(W, np.nan), c, b, np.inf)
+    with pytest.raises(FloatingPointError, match="scores hold NaN"):
+        encode_batch_topk(X, spoilt(W, np.nan), c, b, 4)
+    with pytest.raises(ValueError, match="X holds NaN or infinite"):
+        encode_batch_topk(spoilt(X, np.nan), W, c, b, 4)
     with pytest.raises(ValueError, match="threshold holds NaN"):
         encode_threshold(X, W, c, b, spoilt(c, np.nan))
 
@@ -221,6 +309,10 @@ def test_wrong_arguments_are_named():
     ):
         with pytest.raises(error, match=message):
             encode_topk(*arguments)
+        with pytest.raises(error, match=message):
+            encode_batch_topk(*arguments)
+    with pytest.raises(TypeError, match="encoder must be a numpy array"):
+        encode_threshold(X, None, c, b, 0.0)
     with pytest.raises(ValueError, match="threads must lie"):
         encode_topk(X, W, c, b, 2, threads=0)
     with pytest.raises(ValueError, match="packed must have shape"):

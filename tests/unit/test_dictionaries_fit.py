@@ -22,6 +22,12 @@ QUICK = {
     "topk": {"m": 24, "k": 4, "steps": 30, "batch_size": 128},
     "icfl": {"m": 24, "rounds": 2, "columns": 2, "steps": 30, "batch_size": 128},
     "random": {"m": 24, "k": 4},
+    "batch_topk": {"m": 24, "k": 4, "steps": 30, "batch_size": 128},
+    "matryoshka": {"m": 24, "k": 4, "steps": 30, "batch_size": 128},
+    "relu_l1": {"m": 24, "steps": 30, "batch_size": 128},
+    "p_annealing": {"m": 24, "steps": 30, "batch_size": 128},
+    "jumprelu": {"m": 24, "k": 4, "steps": 30, "batch_size": 128},
+    "gated": {"m": 24, "steps": 30, "batch_size": 128},
     "pca": {},
     "ica": {},
     "identity": {},
@@ -30,6 +36,7 @@ QUICK = {
     "snmf": {"m": 24, "k": 4, "max_iterations": 40},
     "nmf": {"m": 24, "k": 4, "negatives": "split", "max_iterations": 60},
     "kmeans": {"m": 24, "k": 4},
+    "crosscoder": {"m": 24, "k": 4, "steps": 30, "batch_size": 128, "widths": [7, 5]},
     "ksvd": {"m": 24, "k": 4, "steps": 10, "batch_size": 256},
 }
 SEEDED = set(QUICK) - {"pca", "ica", "identity"}

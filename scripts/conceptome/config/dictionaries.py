@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -213,8 +214,120 @@ class KMeansDictionary(DictionaryBase):
     max_rows: int = Field(50_000, gt=0, description="seeded training rows that it is fitted on")
 
 
+class BatchTopK(TrainedBase):
+    """BatchTopK sparse autoencoder (Bussmann et al. 2024)."""
+
+    method: Literal["batch_topk"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="active atoms per sample, on average")
+    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
+    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
+
+    @property
+    def budget(self) -> int:
+        """All: k is an average, and a sample may have more."""
+        return self.m
+
+
+class Matryoshka(BatchTopK):
+    """Matryoshka BatchTopK sparse autoencoder (Bussmann et al. 2025)."""
+
+    method: Literal["matryoshka"]
+    prefixes: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1],
+        min_length=1,
+        description="ascending shares of the atoms that reconstruct on their own; the last is 1",
+    )
+
+    @property
+    def prefix_ends(self) -> list[int]:
+        """Number of atoms of each prefix, at least 1."""
+        return sorted({max(1, round(share * self.m)) for share in self.prefixes})
+
+    @model_validator(mode="after")
+    def _prefixes_ascend(self) -> Matryoshka:
+        if self.prefixes != sorted(set(self.prefixes)) or self.prefixes[-1] != 1:
+            raise ValueError(f"prefixes must ascend to 1, as in [0.25, 0.5, 1] (given: {self.prefixes})")
+        return self
+
+
+class ReluL1(TrainedBase):
+    """ReLU sparse autoencoder with an L1 penalty on its codes (Bricken et al. 2023)."""
+
+    method: Literal["relu_l1"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    l1_coefficient: float = Field(0.1, ge=0, description="weight λ of the penalty, for rows of unit length")
+    penalty_warm_up: float = Field(0.05, ge=0, le=1, description="share of the steps over which λ rises from 0")
+
+
+class PAnnealing(ReluL1):
+    """ReLU sparse autoencoder with an Lp penalty, p annealed from 1 (Karvonen et al. 2024)."""
+
+    method: Literal["p_annealing"]
+    p_end: float = Field(0.2, gt=0, le=1, description="exponent at the end")
+    anneal_start: float = Field(0.2, ge=0, le=1, description="share of the steps after which p falls")
+    anneal_steps: int = Field(10, gt=0, description="number of equal steps in which p falls from 1 to p_end")
+
+    def exponent(self, number: int) -> float:
+        """Exponent p at a gradient step."""
+        share = (number / self.steps - self.anneal_start) / max(1 - self.anneal_start, 1e-9)
+        done = min(max(math.ceil(share * self.anneal_steps), 0), self.anneal_steps)
+        return 1 - (1 - self.p_end) * done / self.anneal_steps
+
+
+class JumpRelu(TrainedBase):
+    """JumpReLU sparse autoencoder with a target L0 (Rajamanoharan et al. 2024)."""
+
+    method: Literal["jumprelu"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    k: int = Field(32, gt=0, description="active atoms per sample, on average: what the penalty aims at")
+    l0_coefficient: float = Field(1.0, ge=0, description="weight λ of the penalty (L0 / k − 1)²")
+    threshold: float = Field(0.05, gt=0, description="every atom's threshold at the start, for rows of unit length")
+    bandwidth: float = Field(0.05, gt=0, description="width ε of the gradient in thresholds, for rows of unit length")
+
+    @property
+    def budget(self) -> int:
+        """All: k is an average, and a sample may have more."""
+        return self.m
+
+
+class Gated(TrainedBase):
+    """Gated sparse autoencoder (Rajamanoharan et al. 2024)."""
+
+    method: Literal["gated"]
+    m: int = Field(512, gt=0, description="number of atoms")
+    l1_coefficient: float = Field(0.15, ge=0, description="weight λ of the gate's penalty, for rows of unit length")
+
+
+class Crosscoder(BatchTopK):
+    """BatchTopK crosscoder of several models' activations side by side (Minder et al. 2025)."""
+
+    method: Literal["crosscoder"]
+    widths: list[Annotated[int, Field(gt=0)]] = Field(
+        min_length=2, description="dimensions of each model, in the order of the columns; they sum to all"
+    )
+
+
 Dictionary = Annotated[
-    TopK | Icfl | PcaDictionary | IcaDictionary | RandomDictionary | IdentityDictionary | MpSae | Ksvd,
+    TopK
+    | Icfl
+    | PcaDictionary
+    | IcaDictionary
+    | RandomDictionary
+    | IdentityDictionary
+    | BatchTopK
+    | Matryoshka
+    | ReluL1
+    | PAnnealing
+    | JumpRelu
+    | Gated
+    | MpSae
+    | Ksvd
+    | Archetypal
+    | SnmfDictionary
+    | NmfDictionary
+    | KMeansDictionary
+    | Crosscoder,
     Field(discriminator="method"),
 ]
 
@@ -228,10 +341,17 @@ OPTIONS: dict[str, type[DictionaryBase]] = {
     "ica": IcaDictionary,
     "random": RandomDictionary,
     "identity": IdentityDictionary,
+    "batch_topk": BatchTopK,
+    "matryoshka": Matryoshka,
+    "relu_l1": ReluL1,
+    "p_annealing": PAnnealing,
+    "jumprelu": JumpRelu,
+    "gated": Gated,
     "mp_sae": MpSae,
     "ksvd": Ksvd,
     "archetypal": Archetypal,
     "snmf": SnmfDictionary,
     "nmf": NmfDictionary,
     "kmeans": KMeansDictionary,
+    "crosscoder": Crosscoder,
 }

@@ -35,19 +35,33 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "ica": ("conceptome.dictionaries.linear", "Ica", "fit_ica"),
     "identity": ("conceptome.dictionaries.linear", "Identity", "fit_identity"),
     "random": ("conceptome.dictionaries.random_atoms", "Random", "fit"),
+    "batch_topk": ("conceptome.dictionaries.batch_topk", "BatchTopK", "fit"),
+    "matryoshka": ("conceptome.dictionaries.batch_topk", "Matryoshka", "fit_matryoshka"),
+    "relu_l1": ("conceptome.dictionaries.relu", "ReluL1", "fit"),
+    "p_annealing": ("conceptome.dictionaries.relu", "PAnnealing", "fit_p_annealing"),
+    "jumprelu": ("conceptome.dictionaries.jumprelu", "JumpRelu", "fit"),
+    "gated": ("conceptome.dictionaries.gated", "Gated", "fit"),
     "mp_sae": ("conceptome.dictionaries.mp_sae", "MpSae", "fit"),
     "ksvd": ("conceptome.dictionaries.ksvd", "Ksvd", "fit"),
     "archetypal": ("conceptome.dictionaries.archetypal", "Archetypal", "fit"),
     "snmf": ("conceptome.dictionaries.factorisation", "Snmf", "fit_snmf"),
     "nmf": ("conceptome.dictionaries.factorisation", "Nmf", "fit_nmf"),
     "kmeans": ("conceptome.dictionaries.kmeans", "KMeans", "fit"),
+    "crosscoder": ("conceptome.dictionaries.crosscoder", "Crosscoder", "fit"),
 }
 TRAINED = (
     "topk",
     "icfl",
+    "batch_topk",
+    "matryoshka",
+    "relu_l1",
+    "p_annealing",
+    "jumprelu",
+    "gated",
     "mp_sae",
     "ksvd",
     "archetypal",
+    "crosscoder",
 )
 
 
@@ -211,7 +225,7 @@ def _encoder_budget(config: DictionaryBase, budget: int, m: int, d: int) -> int:
     """Active atoms of the configured encoder; refuse a number that it cannot give before anything is trained."""
     if config.encoder == "own":
         return budget
-    k = config.encoder_k or budget
+    k = config.encoder_k or config.k or budget
     try:
         check_budget(config.encoder, k, m, d, config.encoder_columns)
     except ConfigError as error:
