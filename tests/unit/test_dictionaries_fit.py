@@ -1,5 +1,6 @@
 """Every method through the one interface: contracts that hold for all, and complaints."""
 
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from conceptome.dictionaries.rows import StoreRows, training_rows
 from conceptome.errors import ConfigError, DataError
 from conceptome.files import write_json
 from conceptome.whitening import fit as fit_whitening
+from conceptome_kernels import available
 
 X = mixture(n=600, d=12, atoms=16, active=3)[0]
 QUICK = {
@@ -36,6 +38,7 @@ QUICK = {
     "snmf": {"m": 24, "k": 4, "max_iterations": 40},
     "nmf": {"m": 24, "k": 4, "negatives": "split", "max_iterations": 60},
     "kmeans": {"m": 24, "k": 4},
+    "crosscoder": {"m": 24, "k": 4, "steps": 30, "batch_size": 128, "widths": [7, 5]},
     "ksvd": {"m": 24, "k": 4, "steps": 10, "batch_size": 256},
 }
 SEEDED = set(QUICK) - {"pca", "ica", "identity"}
@@ -259,3 +262,19 @@ def test_baselines_do_not_import_torch():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+@pytest.mark.skipif(not available(), reason="no compiled kernels")
+def test_compiled_kernels_do_without_torch():
+    names = ("mp_sae", "ksvd", "archetypal", "crosscoder", "snmf", "nmf", "kmeans")
+    script = (
+        "import sys, numpy as np\n"
+        "from conceptome.dictionaries import fit\n"
+        "X = np.random.default_rng(0).standard_normal((60, 12))\n"
+        f"for name, options in {[(name, QUICK[name]) for name in names]}:\n"
+        "    dictionary = fit(name, X, threads=1, **options)\n"
+        "    for encoder in ('own', 'topk', 'mp', 'omp', 'icfl'):\n"
+        "        dictionary.encode(X, k=2, encoder=encoder)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})

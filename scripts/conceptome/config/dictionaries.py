@@ -316,6 +316,15 @@ class KMeansDictionary(DictionaryBase):
     max_rows: int = Field(50_000, gt=0, description="seeded training rows that it is fitted on")
 
 
+class Crosscoder(BatchTopK):
+    """BatchTopK crosscoder of several models' activations side by side (Minder et al. 2025)."""
+
+    method: Literal["crosscoder"]
+    widths: list[Annotated[int, Field(gt=0)]] = Field(
+        min_length=2, description="dimensions of each model, in the order of the columns; they sum to all"
+    )
+
+
 # Methods whose atoms do not depend on a seed: they are fitted once.
 SEEDLESS = ("pca", "identity")
 
@@ -338,6 +347,7 @@ OPTIONS: dict[str, type[DictionaryBase]] = {
     "snmf": SnmfDictionary,
     "nmf": NmfDictionary,
     "kmeans": KMeansDictionary,
+    "crosscoder": Crosscoder,
 }
 
 Dictionary = Annotated[reduce(or_, OPTIONS.values()), Field(discriminator="method")]

@@ -50,6 +50,7 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "snmf": ("conceptome.dictionaries.factorisation", "Snmf", "fit_snmf"),
     "nmf": ("conceptome.dictionaries.factorisation", "Nmf", "fit_nmf"),
     "kmeans": ("conceptome.dictionaries.kmeans", "KMeans", "fit"),
+    "crosscoder": ("conceptome.dictionaries.crosscoder", "Crosscoder", "fit"),
 }
 TRAINED = tuple(name for name in METHODS if issubclass(OPTIONS[name], TrainedBase))
 ON_GPU = ("topk",)
@@ -354,7 +355,7 @@ def _encoder_budget(config: DictionaryBase, budget: int, m: int, d: int) -> int:
     """Active atoms of the configured encoder; refuse a number that it cannot give before anything is trained."""
     if config.encoder == "own":
         return budget
-    k = config.encoder_k or budget
+    k = config.encoder_k or config.k or budget
     try:
         check_budget(config.encoder, k, m, d, config.encoder_columns)
     except ConfigError as error:

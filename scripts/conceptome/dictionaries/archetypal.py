@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.kmeans import CANDIDATES, centroids
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.topk import TopK
@@ -137,7 +136,7 @@ class Trainer:
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale: Scale = measure_scale(rows, seed, lambda X: X.mean(axis=0))
@@ -145,9 +144,7 @@ def fit(
     seen = sample(rows, options.candidate_rows, np.random.default_rng([seed, CANDIDATES])) / np.float32(scale.deviation)
     candidates = centroids(seen - bias, options.candidates, seed)
     trainer = Trainer(candidates, bias, options, seed)
-    training = train(
-        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     atoms, lengths = trainer.atoms()
     factor = np.float32(scale.deviation)
     parameters = {

@@ -81,7 +81,8 @@ class Dictionary(ABC):
             (n, d) activations, whitened as the training rows were.
         k
             Budget of active atoms. The method's own encoder takes at most what it was fitted with, the others any
-            number of the atoms (omp: of the dimensions). None: `own_k` for the own encoder, else `k`.
+            number of the atoms (omp: of the dimensions). None: `own_k` for the own encoder; for another, `k` if it is
+            in the card, or else the k that the dictionary was trained with.
         encoder
             own, topk, mp, omp or icfl (see `conceptome.dictionaries.encoders`); None: `self.encoder`.
 
@@ -94,7 +95,7 @@ class Dictionary(ABC):
         """
         encoder = self.encoder if encoder is None else encoder
         if encoder != "own":
-            return self._encode_by(encoder, X, self.k if k is None else k)
+            return self._encode_by(encoder, X, self._foreign_k if k is None else k)
         k = self.own_k if k is None else k
         if not 1 <= k <= self.own_k:
             raise ConfigError(
@@ -104,6 +105,12 @@ class Dictionary(ABC):
         if not len(X):
             return Codes(sp.csr_matrix((0, self.m), dtype=np.float32))
         return Codes.concatenate([Codes(self._encode(X[at : at + ROWS], k)) for at in range(0, len(X), ROWS)])
+
+    @property
+    def _foreign_k(self) -> int:
+        """Budget of an encoder that is not the method's own, where none is given."""
+        # A method whose k is an average may itself use all atoms: another encoder gets the average.
+        return (self.card.get("options", {}).get("k") if self.encoder == "own" else None) or self.k
 
     def _encode_by(self, encoder: str, X: np.ndarray, k: int) -> Codes:
         """Codes of an encoder that needs only atoms and bias."""

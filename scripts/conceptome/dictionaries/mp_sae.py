@@ -21,7 +21,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from conceptome.dictionaries.base import Dictionary
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.encoders import DONE, matching_pursuit
 from conceptome.dictionaries.icfl import gram_of
 from conceptome.dictionaries.rows import Rows, sample
@@ -187,15 +186,13 @@ class Trainer:
 
 
 def fit(
-    rows: Rows, options: Options, seed: int, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, lambda X: X.mean(axis=0))
     atoms = random_atoms(options.m, rows.shape[1], seed)
     trainer = Trainer({"atoms": atoms, "bias": (scale.centre / scale.deviation).astype(np.float32)}, options)
-    training = train(
-        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     bias = trainer.parameters["bias"] * np.float32(scale.deviation)
     if not options.nonnegative:
         X = sample(rows, SAMPLE_ROWS, np.random.default_rng([seed, SAMPLE])) - bias
