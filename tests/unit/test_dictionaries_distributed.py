@@ -159,6 +159,14 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         group.part(np.arange(5))
 
 
+def test_a_method_that_does_not_share_what_it_learns_is_refused(monkeypatch):
+    two = Alone()
+    two.size = 2
+    monkeypatch.setattr("conceptome.dictionaries.training.current", lambda: two)
+    with pytest.raises(ConfigError, match="'ksvd' is trained by one process"):
+        fit("ksvd", X[:500], m=32, k=4, steps=2)
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_started_again_and_the_bytes_are_the_same(store, tmp_path):
     options = OPTION | {"steps": 400, "checkpoint_every": 20, "checkpoint_seconds": 0}

@@ -83,6 +83,7 @@ class TopK(TrainedBase):
     method: Literal["topk"]
     m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample")
+    learning_rate: float = Field(3e-3, gt=0, description="peak rate at m = reference_m")
     k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
     aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
 
@@ -149,6 +150,7 @@ class BatchTopK(TrainedBase):
     method: Literal["batch_topk"]
     m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample, on average")
+    learning_rate: float = Field(3e-3, gt=0, description="peak rate at m = reference_m")
     k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
     aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
 
@@ -260,6 +262,12 @@ class Ksvd(TrainedBase):
     def scaled_learning_rate(self) -> float:
         """The share does not depend on m."""
         return self.learning_rate
+
+    @model_validator(mode="after")
+    def _no_gradients(self) -> Ksvd:
+        if self.gradient_clip is not None:
+            raise ValueError("ksvd follows no gradients: leave gradient_clip out")
+        return self
 
 
 class Archetypal(TrainedBase):

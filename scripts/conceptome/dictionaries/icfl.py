@@ -240,6 +240,8 @@ def near_duplicates(atoms: np.ndarray, cosine: float, block: int = 2048) -> np.n
 
 
 class _Trainer:
+    shares = True
+
     def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: Options, seed: int):
         self.options, self.resets = options, 0
         self.m, d = atoms.shape

@@ -149,6 +149,8 @@ def loss_and_gradients(
 class TorchTrainer:
     """The step on torch, where there is no compiler."""
 
+    shares = True
+
     def __init__(self, parameters: dict[str, np.ndarray], options: Options):
         self.options = options
         self.m, d = parameters["atoms"].shape

@@ -178,7 +178,11 @@ class Adam:
 
 
 class Trainer(Protocol):
-    """One method's state and its step."""
+    """One method's state and its step.
+
+    A trainer with `shares = True` averages whatever it learns over the processes of a data-parallel training; the
+    others refuse to be one of several.
+    """
 
     m: int
     optimiser: Adam
@@ -288,6 +292,8 @@ def train(
     optimiser, order = trainer.optimiser, Order.of(rows, options, seed)
     optimiser.clip, optimiser.group = options.gradient_clip, current()
     group = optimiser.group
+    if group.size > 1 and not getattr(trainer, "shares", False):
+        raise ConfigError(f"dictionary '{options.method}' is trained by one process: start it without torchrun")
     loop, position = Loop(np.zeros(trainer.m, dtype=np.int64)), None
     saving = _Saving(checkpoint, trainer, loop, rows, options, seed, deviation) if checkpoint else None
     if saving:
