@@ -260,13 +260,16 @@ struct Adam {
         : to_first(float(1 - keep_first)), keep_second(float(keep_second)), to_second(float(1 - keep_second)),
           size(float(size)), epsilon(float(epsilon)) {}
 
-    // Move `count` parameters by their gradient.
+    // Move `count` parameters by their gradient; those behind them in memory, which are next, are sent for meanwhile.
     void move(float *__restrict value, float *__restrict first, float *__restrict second,
               const float *__restrict gradient, int64_t count) const {
         const Vector to_first_ = spread(to_first), keep_second_ = spread(keep_second), to_second_ = spread(to_second);
         const Vector size_ = spread(size), epsilon_ = spread(epsilon);
         int64_t i = 0;
         for (; i + WIDTH <= count; i += WIDTH) {
+            __builtin_prefetch(value + i + count, 1);
+            __builtin_prefetch(first + i + count, 1);
+            __builtin_prefetch(second + i + count, 1);
             const Vector slope = load(gradient + i);
             const Vector one = fma(to_first_, slope - load(first + i), load(first + i));
             const Vector two = fma(to_second_ * slope, slope, keep_second_ * load(second + i));
@@ -343,7 +346,8 @@ EXPORT int64_t conceptome_update(int64_t m, int64_t d, const float *inputs,  //
                 add_scaled(in_atom.data(), -dot(in_atom.data(), atom, d), atom, d);
                 adam.move(atom, first_atoms + j * d, second_atoms + j * d, in_atom.data(), d);
                 const float norm = std::sqrt(dot(atom, atom, d));
-                for (int64_t i = 0; i < d; ++i) atom[i] = atom[i] / norm;
+                const float shrink = 1 / norm;
+                for (int64_t i = 0; i < d; ++i) atom[i] = atom[i] * shrink;
                 adam.move(encoder + j * d, first_encoder + j * d, second_encoder + j * d, in_encoder.data(), d);
                 adam.move(encoder_bias + j, first_encoder_bias + j, second_encoder_bias + j, &in_encoder_bias, 1);
             }
