@@ -181,14 +181,14 @@ def test_codes_do_not_depend_on_the_screen(variant, monkeypatch):
     D[450:] = D[:450] + np.float32(1e-5) * rng.standard_normal((450, 70), dtype=np.float32)
     D /= np.linalg.norm(D, axis=1, keepdims=True)
     X = rng.standard_normal((40, 70)).astype(np.float32)
-    for function, steps in (
+    for function, size in (
         (pursuit.matching_pursuit, 20),
         (pursuit.orthogonal_matching_pursuit, 20),
         (pursuit.icfl_pursuit, [4] * 5),
     ):
-        expected = function(X, D, steps, gram_budget=0)
+        expected = function(X, D, size, gram_budget=0)
         for gram in (pursuit.gram_matrix(D), pursuit.compact_gram(D), None):
-            for one, other in zip(function(X, D, steps, gram=gram), expected):
+            for one, other in zip(function(X, D, size, gram=gram), expected):
                 assert one.tobytes() == other.tobytes()
 
 
