@@ -254,6 +254,8 @@ def fit(
         device,
     )
     training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress)
+    if device != "cpu":
+        training["device"] = device
     # A GPU's parameters come back only when asked for.
     trainer.state()
     parameters = dict(trainer.parameters)
