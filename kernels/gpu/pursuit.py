@@ -7,7 +7,7 @@ multiplied with all atoms anew, and only the largest are kept. The small least s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -173,7 +173,9 @@ def _within_budget(atoms: torch.Tensor, gram: torch.Tensor | None, gram_budget: 
     return gram
 
 
-def _blocks(residual: torch.Tensor, each: int, width: int, encode) -> tuple[torch.Tensor, torch.Tensor]:
+def _blocks(
+    residual: torch.Tensor, each: int, width: int, encode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode rows in blocks, where one needs room for `each` numbers."""
     size = max(ROOM // each, 1)
     indices = torch.empty((len(residual), width), dtype=torch.int32, device=residual.device)

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from conceptome.config.dictionaries import TopK as TopKOptions
 from conceptome.dictionaries import fit
+from conceptome.dictionaries.rows import ArrayRows
 from conceptome.dictionaries.topk import TorchTrainer
+from conceptome.dictionaries.topk import fit as fit_topk
 from conceptome.dictionaries.topk_gpu import GpuTrainer
 from conceptome_kernels import reference
 from conceptome_kernels.training import Rates
@@ -468,6 +470,17 @@ def test_training_takes_the_steps_of_the_cpu():
         trainer.state()
     for name, value in mine.parameters.items():
         assert value.tobytes() == restored.parameters[name].tobytes()
+
+
+def test_fit_takes_its_parameters_from_the_device():
+    X = np.random.default_rng(4).standard_normal((20, 4)).astype(np.float32)
+    options = TopKOptions(method="topk", m=6, k=2, steps=3, batch_size=4)
+    # Not "cpu", which stands for the CPU's own kernels.
+    on_device, on_cpu = (fit_topk(ArrayRows(X), options, 0, device=device) for device in (f"{DEVICE}:0", "cpu"))
+    assert on_device[1]["device"] == f"{DEVICE}:0"
+    assert on_device[1]["fvu"] == pytest.approx(on_cpu[1]["fvu"], rel=1e-3)
+    for name, value in on_cpu[0].items():
+        np.testing.assert_allclose(on_device[0][name], value, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")

@@ -324,6 +324,8 @@ def fit(
     training = train(
         trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
     )
+    if device != "cpu":
+        training["device"] = device
     # A GPU's parameters come back only when asked for.
     trainer.state()
     parameters = dict(trainer.parameters)

@@ -41,7 +41,7 @@ def check_device(device: str) -> None:
         from conceptome_kernels.gpu import launch
     except ImportError as error:
         raise ConfigError(f"device '{device}' needs Triton, which cannot be imported ({error})") from None
-    if device == "cpu" and not launch.INTERPRETED:
+    if torch.device(device).type == "cpu" and not launch.INTERPRETED:
         raise ConfigError("Triton's kernels run on the CPU only in its interpreter: set TRITON_INTERPRET=1")
 
 
