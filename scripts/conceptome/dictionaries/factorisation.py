@@ -1,6 +1,7 @@
 """Factorisations X ≈ Z·D with codes Z ≥ 0: semi-NMF, whose atoms have either sign, and NMF.
 
-Both read new rows by the codes' own update with the atoms fixed, cut to the k largest and updated again on those.
+Both read new rows by the codes' own update with the atoms fixed, cut to the k largest and updated again on those. Their
+products over all rows are BLAS', so that bytes follow the number of threads.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Shares:
 
     def __init__(self, parameters: dict[str, np.ndarray]):
         self.parameters = parameters
-        self.moments: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.moments: dict[str, tuple] = {name: () for name in parameters}
         self.learning_rate = 0.0
         self.steps = 0
 
