@@ -117,7 +117,7 @@ class AutoencoderTrainer(ABC):
         others["bias"] = (through + loss.in_bias).astype(np.float32)
         for name, gradient in others.items():
             self.optimiser.move(name, gradient, *step)
-        fired = np.bincount(loss.main.active.indices, minlength=self.m) > 0
+        fired = np.bincount(loss.main.active.indices, minlength=self.m)
         return loss.squared / (len(x) * self.variance), fired
 
     def reconstruction(self, x: np.ndarray, active: Active) -> tuple[Term, float]:
