@@ -55,9 +55,10 @@ def test_steps_are_those_of_torch(dead):
 
 
 def test_curves_and_atoms_are_those_of_torch(monkeypatch):
-    kernels = fit("topk", X, threads=1, **SETTINGS)
+    # A rate at which some atoms die, so that AuxK has work.
+    kernels = fit("topk", X, threads=1, learning_rate=5e-3, **SETTINGS)
     monkeypatch.setenv("CONCEPTOME_KERNELS", "torch")
-    plain = fit("topk", X, threads=1, **SETTINGS)
+    plain = fit("topk", X, threads=1, learning_rate=5e-3, **SETTINGS)
     assert max(plain.card["training"]["curve"]["dead"]) > 0
     np.testing.assert_allclose(
         kernels.card["training"]["curve"]["fvu"], plain.card["training"]["curve"]["fvu"], rtol=1e-3

@@ -156,7 +156,7 @@ def test_gradients_are_those_of_autograd(name, dead, engine):
     expected_fvu, expected, expected_fired = autograd(name, trainer, x, dead)
     value, fired = trainer.step(x, dead, 0)
     assert value == pytest.approx(expected_fvu, rel=1e-5)
-    np.testing.assert_array_equal(fired, expected_fired)
+    np.testing.assert_array_equal(fired > 0, expected_fired)
     for key, (first, _) in trainer.optimiser.moments.items():
         # Adam's first moment after one step is a tenth of the gradient.
         scale = np.abs(expected[key]).max()
