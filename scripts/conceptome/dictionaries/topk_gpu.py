@@ -126,7 +126,7 @@ class GpuTrainer:
         in_bias = update(main, aux, X - bias, *(moved[name] for name in LEARNED), self._packed, rates)
         in_bias += main.scale * column_sums(residual)
         self._move_bias(in_bias.float(), rates)
-        return squared / size, (main.codes.offsets.diff() > 0).cpu().numpy()
+        return squared / size, main.codes.offsets.diff().cpu().numpy()
 
     def _part(
         self, X: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
