@@ -14,7 +14,7 @@ import numpy as np
 from worker import Built, Learned, Setting, encoding, quality, serve
 
 SEED = 0
-PURSUIT_ROWS = 1024
+PURSUIT_ROWS = 2048
 
 
 class _Captured(Exception):
@@ -104,7 +104,7 @@ def pursue(name: str) -> Callable[[np.ndarray, Setting], Built]:
         from conceptome_kernels import pursuit
 
         atoms = _random_atoms(s)
-        gram = pursuit.gram_matrix(atoms)
+        gram = pursuit.compact_gram(atoms)
         calls: dict[str, Callable] = {
             "mp": lambda x: pursuit.matching_pursuit(x, atoms, s.k, gram=gram, nonnegative=True),
             "omp": lambda x: pursuit.orthogonal_matching_pursuit(x, atoms, s.k, gram=gram),

@@ -19,7 +19,7 @@ from worker import Built, Learned, Setting, encoding, serve
 # Seed of every peer's first parameters.
 SEED = 0
 # Rows of one call of what is slow, so that a call lasts about a second.
-PURSUIT_ROWS = 256
+PURSUIT_ROWS = 1024
 SLOW_ROWS = 32
 
 
