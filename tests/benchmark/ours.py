@@ -77,7 +77,8 @@ def learn(method: str) -> Callable[..., dict[str, float]]:
     def call(X: np.ndarray, test: np.ndarray, order: np.ndarray, s: Setting) -> dict[str, float]:
         from conceptome.dictionaries import fit
 
-        dictionary = fit(method, X, m=s.m, k=s.k, seed=SEED, steps=len(order), batch_size=order.shape[1])
+        rate = {} if s.rate is None else {"learning_rate": s.rate}
+        dictionary = fit(method, X, m=s.m, k=s.k, seed=SEED, steps=len(order), batch_size=order.shape[1], **rate)
 
         def reconstruct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             codes = dictionary.encode(x)

@@ -247,8 +247,8 @@ def quality_lines(quality: pd.DataFrame) -> list[str]:
         for row in quality.itertuples()
     ]  # fmt: skip
     return [
-        "FVU and L0 on test rows, atoms that fire on no training row. Peers are trained at each of several peak "
-        "learning rates, their own default among them, and the best FVU counts; Conceptome at its default.",
+        "FVU and L0 on test rows, atoms that fire on no training row. Everybody is trained at each of three peak "
+        "learning rates, the default among them, and the best FVU counts.",
         "",
         *table(("data", "who", "FVU", "L0", "dead atoms", "learning rate"), rows),
     ]
