@@ -87,3 +87,18 @@ def test_snakefiles_are_formatted():
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("method", ["topk", "batch_topk"])
+def test_few_atoms_die_on_real_activations(finished, method):
+    import numpy as np
+
+    from conceptome.activations import Store
+    from conceptome.dictionaries import fit
+
+    store = Store(finished.path("activations", "yeast", "esm2"))
+    rows = (store.obs["split"] == "train").to_numpy()
+    dictionary = fit(method, store, rows=rows, threads=1)
+    codes = dictionary.encode(store.read(np.flatnonzero(rows))).to_scipy()
+    never = np.bincount(codes.indices, minlength=dictionary.m) == 0
+    assert never.mean() <= 0.05
