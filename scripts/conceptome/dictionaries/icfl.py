@@ -51,12 +51,10 @@ GRAM_WIDTH = 128
 LAST_RESET = 0.75
 
 
-class Icfl(Dictionary):
-    """An ICFL dictionary; parameters atoms (m, d), bias (d,)."""
+class PursuitDictionary(Dictionary):
+    """A dictionary whose own encoder is a pursuit: all blocks of rows of a call share one Gram matrix."""
 
-    method = "icfl"
-
-    # The Gram matrix while a call of `encode` runs.
+    # The Gram matrix while a call of `encode` runs: it may take as much as 256 MiB and is not kept for longer.
     _gram: np.ndarray | None = None
 
     def encode(self, X: np.ndarray, k: int | None = None, *, encoder: str | None = None) -> Codes:
@@ -66,11 +64,20 @@ class Icfl(Dictionary):
         finally:
             self._gram = None
 
-    def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
-        # All blocks of rows share one Gram matrix, which may take as much as 256 MiB: it is not kept for longer.
+    def gram(self) -> np.ndarray | None:
+        """`gram_of` the atoms, made once in a call."""
         if self._gram is None:
             self._gram = gram_of(self.atoms)
-        return pursue_rows(X - self.bias, self.atoms, plan(k, self.card["options"]["columns"]), self._gram).csr
+        return self._gram
+
+
+class Icfl(PursuitDictionary):
+    """An ICFL dictionary; parameters atoms (m, d), bias (d,)."""
+
+    method = "icfl"
+
+    def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
+        return pursue_rows(X - self.bias, self.atoms, plan(k, self.card["options"]["columns"]), self.gram()).csr
 
 
 def plan(k: int, columns: int) -> list[int]:

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.encoders import orthogonal_matching_pursuit
-from conceptome.dictionaries.icfl import gram_of
+from conceptome.dictionaries.icfl import PursuitDictionary, gram_of
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.training import SAMPLE, SAMPLE_ROWS, Progress, measure_scale, random_atoms, train
 from conceptome.dictionaries.updates import orient, worst_explained
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
     from conceptome.config.dictionaries import Ksvd as Options
 
 
-class Ksvd(Dictionary):
+class Ksvd(PursuitDictionary):
     """A K-SVD dictionary; parameters atoms (m, d), bias (d,)."""
 
     method = "ksvd"
 
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
-        gram = gram_of(self.atoms) if len(X) * k >= self.m else None
+        gram = self.gram() if len(X) * k >= self.m else None
         return orthogonal_matching_pursuit(X - self.bias, self.atoms, k, gram=gram)
 
 

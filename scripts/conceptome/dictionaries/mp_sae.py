@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.encoders import DONE, matching_pursuit
-from conceptome.dictionaries.icfl import gram_of
+from conceptome.dictionaries.icfl import PursuitDictionary, gram_of
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.training import (
     SAMPLE,
@@ -44,13 +43,13 @@ if TYPE_CHECKING:
 LAST_RESTART = 0.75
 
 
-class MpSae(Dictionary):
+class MpSae(PursuitDictionary):
     """An MP-SAE; parameters atoms (m, d), bias (d,)."""
 
     method = "mp_sae"
 
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
-        gram = gram_of(self.atoms) if len(X) * k >= self.m else None
+        gram = self.gram() if len(X) * k >= self.m else None
         nonnegative = self.card["options"]["nonnegative"]
         return matching_pursuit(X - self.bias, self.atoms, k, nonnegative=nonnegative, gram=gram)
 
