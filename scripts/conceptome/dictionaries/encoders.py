@@ -21,8 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import conceptome_kernels
-from conceptome.dictionaries.selection import largest
-from conceptome.dictionaries.sparse import Packed, compact
+from conceptome.dictionaries.sparse import Packed, compact, largest_positive
 from conceptome.errors import ConfigError
 
 ENCODERS = ("topk", "mp", "omp", "icfl")
@@ -126,9 +125,7 @@ class Projection:
         """Codes of float32 rows (n, d): CSR (n, m)."""
         if conceptome_kernels.available():
             return compact(*self._packed.encode(X, k), len(self.atoms))
-        scores = (X - self.bias) @ self.atoms.T
-        columns = largest(scores, k)
-        return compact(columns, np.maximum(np.take_along_axis(scores, columns, axis=1), 0), len(self.atoms))
+        return largest_positive((X - self.bias) @ self.atoms.T, k)
 
 
 def matching_pursuit(

@@ -29,6 +29,12 @@ def compact(indices: np.ndarray, values: np.ndarray, m: int) -> sp.csr_matrix:
     return sp.csr_matrix((values[keep], indices[keep], indptr), shape=(len(values), m))
 
 
+def largest_positive(scores: np.ndarray, k: int) -> sp.csr_matrix:
+    """Keep the k largest scores (n, m) of each row, and of those the positive ones: TopK followed by ReLU, CSR."""
+    columns = largest(scores, k)
+    return compact(columns, np.maximum(np.take_along_axis(scores, columns, axis=1), 0), scores.shape[1])
+
+
 class Packed:
     """A TopK encoder laid out for the compiled kernels, once per variant of them.
 
@@ -59,10 +65,7 @@ class Batch:
     @classmethod
     def of_positive(cls, scores: torch.Tensor, k: int) -> Batch:
         """Keep the k largest scores of each row, and of those the positive ones: TopK followed by ReLU."""
-        values = scores.numpy()
-        m = values.shape[1]
-        columns = largest(values, min(k, m))
-        return cls(compact(columns, np.maximum(np.take_along_axis(values, columns, axis=1), 0), m))
+        return cls(largest_positive(scores.numpy(), min(k, scores.shape[1])))
 
     @cached_property
     def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

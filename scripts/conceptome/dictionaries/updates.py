@@ -6,8 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import conceptome_kernels
-from conceptome.dictionaries.selection import largest
-from conceptome.dictionaries.sparse import compact
+from conceptome.dictionaries.sparse import compact, largest_positive
 from conceptome_kernels.topk import encode_topk
 
 GATHERED = 2**22  # float32 values that a gather of atoms may hold: 16 MiB
@@ -46,9 +45,7 @@ def largest_scores(
     """
     if conceptome_kernels.available():
         return compact(*encode_topk(x, encoder, encoder_bias, bias, k), len(encoder))
-    scores = (x - bias) @ encoder.T + encoder_bias
-    columns = largest(scores, k)
-    return compact(columns, np.maximum(np.take_along_axis(scores, columns, axis=1), 0), len(encoder))
+    return largest_positive((x - bias) @ encoder.T + encoder_bias, k)
 
 
 def code_gradient(codes: sp.csr_matrix, error: np.ndarray, atoms: np.ndarray) -> np.ndarray:
