@@ -77,15 +77,29 @@ class TrainedBase(DictionaryBase):
         return self.learning_rate * (self.reference_m / self.m) ** 0.5
 
 
-class TopK(TrainedBase):
+class AuxK(TrainedBase):
+    """Keys of the methods whose dead atoms are revived by AuxK (Gao et al. 2024)."""
+
+    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
+    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
+
+
+class AverageL0(TrainedBase):
+    """Keys of the methods whose k is an average over samples."""
+
+    @property
+    def budget(self) -> int:
+        """All: k is an average, and a sample may have more."""
+        return self.m
+
+
+class TopK(AuxK):
     """TopK sparse autoencoder (Gao et al. 2024)."""
 
     method: Literal["topk"]
     m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample")
     learning_rate: float = Field(3e-3, gt=0, description="peak rate at m = reference_m")
-    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
-    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
 
 
 class Icfl(TrainedBase):
@@ -144,20 +158,13 @@ class IdentityDictionary(DictionaryBase):
     method: Literal["identity"]
 
 
-class BatchTopK(TrainedBase):
+class BatchTopK(AverageL0, AuxK):
     """BatchTopK sparse autoencoder (Bussmann et al. 2024)."""
 
     method: Literal["batch_topk"]
     m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample, on average")
     learning_rate: float = Field(3e-3, gt=0, description="peak rate at m = reference_m")
-    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
-    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
-
-    @property
-    def budget(self) -> int:
-        """All: k is an average, and a sample may have more."""
-        return self.m
 
 
 class Matryoshka(BatchTopK):
@@ -206,7 +213,7 @@ class PAnnealing(ReluL1):
         return 1 - (1 - self.p_end) * done / self.anneal_steps
 
 
-class JumpRelu(TrainedBase):
+class JumpRelu(AverageL0):
     """JumpReLU sparse autoencoder with a target L0 (Rajamanoharan et al. 2024)."""
 
     method: Literal["jumprelu"]
@@ -215,11 +222,6 @@ class JumpRelu(TrainedBase):
     l0_coefficient: float = Field(1.0, ge=0, description="weight λ of the penalty (L0 / k − 1)²")
     threshold: float = Field(0.05, gt=0, description="every atom's threshold at the start, for rows of unit length")
     bandwidth: float = Field(0.05, gt=0, description="width ε of the gradient in thresholds, for rows of unit length")
-
-    @property
-    def budget(self) -> int:
-        """All: k is an average, and a sample may have more."""
-        return self.m
 
 
 class Gated(TrainedBase):
@@ -270,7 +272,7 @@ class Ksvd(TrainedBase):
         return self
 
 
-class Archetypal(TrainedBase):
+class Archetypal(AuxK):
     """Relaxed archetypal TopK autoencoder: atoms are mixtures of centroids, within a bound (Fel et al. 2025)."""
 
     method: Literal["archetypal"]
@@ -281,8 +283,6 @@ class Archetypal(TrainedBase):
     delta: float = Field(
         0.1, ge=0, description="how far from a mixture an atom may lie, in root mean square lengths of the candidates"
     )
-    k_aux: int = Field(64, gt=0, description="dead atoms that AuxK lets reconstruct the residual")
-    aux_coefficient: float = Field(1 / 32, ge=0, description="weight of AuxK in the loss")
 
 
 class SnmfDictionary(DictionaryBase):

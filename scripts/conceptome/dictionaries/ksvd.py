@@ -24,7 +24,7 @@ from conceptome.dictionaries.encoders import orthogonal_matching_pursuit
 from conceptome.dictionaries.icfl import PursuitDictionary, gram_of
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.training import SAMPLE, SAMPLE_ROWS, Progress, measure_scale, random_atoms, train
-from conceptome.dictionaries.updates import orient, worst_explained
+from conceptome.dictionaries.updates import Restarts, orient, worst_explained
 
 if TYPE_CHECKING:
     from conceptome.config.dictionaries import Ksvd as Options
@@ -93,24 +93,16 @@ def _unit(vectors: np.ndarray, instead: np.ndarray) -> np.ndarray:
     return np.where(lengths > 0, vectors / np.where(lengths > 0, lengths, 1), instead)
 
 
-class Trainer:
+class Trainer(Restarts):
     """The step: orthogonal matching pursuit on the compiled kernels where there are any, the update in numpy."""
 
     def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: Options):
-        self.options, self.restarts = options, 0
+        self.options = options
         self.atoms, self.bias = atoms, bias
         self.m, d = atoms.shape
         self.variance = float(d)
         self.optimiser = Shares({"atoms": atoms})
         self.update = update_in_turn if options.update == "sequential" else update_at_once
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What the optimiser does not hold."""
-        return {"restarts": np.array([self.restarts])}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take up a `state`."""
-        self.restarts = int(state["restarts"][0])
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""

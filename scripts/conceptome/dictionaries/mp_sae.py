@@ -34,7 +34,7 @@ from conceptome.dictionaries.training import (
     random_atoms,
     train,
 )
-from conceptome.dictionaries.updates import GATHERED, orient, worst_explained
+from conceptome.dictionaries.updates import GATHERED, Restarts, orient, worst_explained
 
 if TYPE_CHECKING:
     from conceptome.config.dictionaries import MpSae as Options
@@ -140,23 +140,15 @@ def _by_atom(support: np.ndarray, values: np.ndarray, m: int, *, each: bool = Fa
     return sp.csr_matrix((values.ravel(), (support.ravel(), columns)), shape=(m, size))
 
 
-class Trainer:
+class Trainer(Restarts):
     """The step: pursuit on the compiled kernels where there are any, gradient in numpy."""
 
     def __init__(self, parameters: dict[str, np.ndarray], options: Options):
-        self.options, self.restarts = options, 0
+        self.options = options
         self.m, d = parameters["atoms"].shape
         self.variance = float(d)
         self.parameters = parameters
         self.optimiser = Adam(parameters)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What the optimiser does not hold."""
-        return {"restarts": np.array([self.restarts])}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take up a `state`."""
-        self.restarts = int(state["restarts"][0])
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""

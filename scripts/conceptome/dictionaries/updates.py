@@ -12,6 +12,20 @@ from conceptome_kernels.topk import encode_topk
 GATHERED = 2**22  # float32 values that a gather of atoms may hold: 16 MiB
 
 
+class Restarts:
+    """What a trainer keeps whose silent atoms start anew: how many did."""
+
+    restarts = 0
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the optimiser does not hold."""
+        return {"restarts": np.array([self.restarts])}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take up a `state`."""
+        self.restarts = int(state["restarts"][0])
+
+
 def worst_explained(residual: np.ndarray, count: int) -> np.ndarray:
     """Unit directions of the `count` longest residuals, or of as many as there are: float32 (≤ count, d).
 
