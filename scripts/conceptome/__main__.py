@@ -42,11 +42,6 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--name", help="experiment of the jobs that serve several studies (default: the run's name)")
     ingest.set_defaults(function=_mlflow_ingest)
 
-    ledger = commands.add_parser("ledger", help="the ledger of runs").add_subparsers(required=True, metavar="COMMAND")
-    verify = ledger.add_parser("verify", help="check the chain and the records that it names")
-    _add_results(verify)
-    verify.set_defaults(function=_ledger_verify)
-
     _add_audit(commands)
 
     dictionary = commands.add_parser("dictionary", help="dictionaries of other libraries").add_subparsers(
@@ -206,18 +201,6 @@ def _mlflow_ingest(arguments: argparse.Namespace) -> int:
     for name in done.crashed:
         print(f"provenance: job {name} started and never ended (killed?)")
     return 0
-
-
-def _ledger_verify(arguments: argparse.Namespace) -> int:
-    from conceptome.provenance.ledger import entries, verify
-
-    findings = verify(arguments.results)
-    for line in findings:
-        print(line)
-    if not findings:
-        read = entries(arguments.results)
-        print(f"ledger intact: {len(read)} entries, {sum(len(entry['records']) for entry in read)} records unchanged")
-    return 1 if findings else 0
 
 
 def _dictionary_export(arguments: argparse.Namespace) -> int:

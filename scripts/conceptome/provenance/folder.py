@@ -86,6 +86,18 @@ class ProvenanceFolder:
         names = sorted(finals.keys() | starts.keys())
         return {job: (starts.get(job, self.start_path(job)), finals.get(job)) for job in names}
 
+    def cached_sha256(self, path: str | os.PathLike) -> tuple[Path, str] | None:
+        """Cache entry and hex sha256 of a file that was hashed before and has kept inode, size, mtime and ctime."""
+        mark = fingerprint(path)
+        if mark[2] < CACHE_FROM_BYTES:
+            return None
+        key = hashlib.sha256(repr(mark).encode()).hexdigest()
+        entry = self.hashes / key[:2] / key[2:]
+        with suppress(OSError):
+            cached = entry.read_text(encoding="ascii").strip()
+            return (entry, cached) if len(cached) == 64 else None
+        return None
+
     def sha256(self, path: str | os.PathLike) -> str:
         """Hex sha256 of a file, from the cache when its inode, size, mtime and ctime are those of a file hashed before.
 

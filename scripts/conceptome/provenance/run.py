@@ -332,7 +332,7 @@ def show_end(folder: ProvenanceFolder, name: str, output: SnakemakeOutput, secon
         "tables": results / "evidence",
         "report": f"{results / 'report.html'} (written by `make report`)",
         "MLflow": f"mlflow ui --backend-store-uri sqlite:///{results / 'mlflow.db'}",
-        "ledger": f"{results / 'ledger.jsonl'} (checked by `conceptome ledger verify`)",
+        "ledger": f"{results / 'ledger.jsonl'} (checked by `conceptome verify`)",
     }
     for label, place in places.items():
         print(f"  {label:8s} {place}")
