@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     ingest = mlflow.add_parser("ingest", help="write new records into the ledger and MLflow; safe to repeat")
     _add_results(ingest)
     ingest.add_argument("--name", help="experiment of the jobs that serve several studies (default: the run's name)")
+    ingest.add_argument("--signing-key", metavar="FILE", help="sign the outputs and the ledger: statement.dsse.json")
     ingest.set_defaults(function=_mlflow_ingest)
 
     _add_audit(commands)
@@ -200,6 +201,10 @@ def _mlflow_ingest(arguments: argparse.Namespace) -> int:
     print(f"provenance: {done.added} jobs written to MLflow, {done.already} were there; {entries}")
     for name in done.crashed:
         print(f"provenance: job {name} started and never ended (killed?)")
+    if arguments.signing_key:
+        from conceptome.provenance.statement import write
+
+        print(f"provenance: signed: {write(arguments.results, arguments.signing_key)}")
     return 0
 
 

@@ -68,6 +68,7 @@ class ProvenanceFolder:
         self.workflows = self.path / "workflows"
         self.configuration = self.path / "configuration.json"
         self.ledger = self.results / "ledger.jsonl"
+        self.statement = self.results / "statement.dsse.json"
         self.database = self.results / "mlflow.db"
         self.artifacts = self.results / "mlflow-artifacts"
 

@@ -22,6 +22,7 @@ from conceptome.progress import duration
 from conceptome.provenance.closure import repository
 from conceptome.provenance.display import SnakemakeOutput, steps_of, view
 from conceptome.provenance.folder import WORKFLOW_VARIABLE, AlreadyLocked, ProvenanceFolder, lock
+from conceptome.provenance.signature import signer_of
 
 POLL_SECONDS = 0.2
 PROFILE = "config/profiles/default"
@@ -172,6 +173,8 @@ def run(request: Request) -> int:
     choice = choose(root, directory, request.config, record=not request.dry_run)
     print(f"configuration: {choice}", flush=True)
     config = load([root / choice.path], root / "config", **request.overrides())
+    if config.run.signing_key:
+        signer_of(directory / Path(config.run.signing_key).expanduser())  # not found out when the run is over
     folder = ProvenanceFolder(directory / config.run.results)
     workflow = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
     command = snakemake_command(root, choice, request)
