@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,27 +115,10 @@ def verify(results: str | os.PathLike) -> list[Finding]:
         read = entries(results)
     except DataError as error:
         return [Finding("ledger", str(folder.ledger), str(error))]
-    findings = []
-    previous, latest = GENESIS, 0.0
+    findings = list(_check_chain(folder, read))
     named: set[str] = set()
-    for position, entry in enumerate(read):
-        line = f"line {position + 1}"
-
-        def add(message: str, recorded: Any = None, found: Any = None, kind: str = "ledger", line: str = line) -> None:
-            findings.append(Finding(kind, str(folder.ledger), f"{line}: {message}", recorded, found))
-
-        content = {key: value for key, value in entry.items() if key != "digest"}
-        if entry.get("digest") != (identity := digest(content)):
-            add("the entry was edited (its digest is not that of its content)", entry.get("digest"), identity)
-        if entry.get("sequence") != position:
-            add(f"sequence {entry.get('sequence')} instead of {position}: entries were removed or reordered")
-        if entry.get("previous") != previous:
-            message = f"does not follow the entry before it ({short(previous)}): removed, reordered or edited"
-            add(message, entry.get("previous"), previous)
-        if entry.get("time", 0) < latest:
-            message = "written before the line above it: the clock was set back"
-            add(message, str(latest), str(entry.get("time")), kind="clock")
-        previous, latest = entry.get("digest"), entry.get("time", 0)
+    for position, entry in enumerate(read, 1):
+        line = f"line {position}"
         findings += _check_facts(folder, entry, line)
         for kind, suffix in (("records", "final"), ("crashed", "start")):
             for item in entry.get(kind, []):
@@ -150,6 +133,26 @@ def verify(results: str | os.PathLike) -> list[Finding]:
             message = f"job {job} started and never ended; `conceptome mlflow ingest` notes it"
             findings.append(Finding("ledger", str(start), message))
     return findings
+
+
+def _check_chain(folder: ProvenanceFolder, read: list[dict[str, Any]]) -> Iterator[Finding]:
+    previous, latest = GENESIS, 0.0
+    for position, entry in enumerate(read):
+        path, line = str(folder.ledger), f"line {position + 1}"
+        stated, identity = entry.get("digest"), digest({key: entry[key] for key in entry if key != "digest"})
+        if stated != identity:
+            message = f"{line}: the entry was edited (its digest is not that of its content)"
+            yield Finding("ledger", path, message, stated, identity)
+        if entry.get("sequence") != position:
+            message = f"{line}: sequence {entry.get('sequence')} instead of {position}: entries removed or reordered"
+            yield Finding("ledger", path, message)
+        if entry.get("previous") != previous:
+            message = f"{line}: does not follow the entry before it ({short(previous)}): removed, reordered or edited"
+            yield Finding("ledger", path, message, entry.get("previous"), previous)
+        if entry.get("time", 0) < latest:
+            message = f"{line}: written before the line above it: the clock was set back"
+            yield Finding("clock", path, message, str(latest), str(entry.get("time")))
+        previous, latest = stated, entry.get("time", 0)
 
 
 def _check_facts(folder: ProvenanceFolder, entry: Mapping[str, Any], line: str) -> list[Finding]:

@@ -87,11 +87,11 @@ def altered(distribution: Distribution, folder: ProvenanceFolder, *, cold: bool 
             rows = [row for row in csv.reader(handle) if len(row) == 3 and row[1].startswith("sha256=")]
     except OSError:
         return []
-    base = distribution.path.parent
+    base = os.fspath(distribution.path.parent)
     marks: list[tuple | None] = []
     for name, _, _ in rows:
         try:
-            marks.append(fingerprint(base / name))
+            marks.append(fingerprint(os.path.join(base, name)))
         except OSError:
             marks.append(None)
     key = hashlib.sha256(repr((distribution.record, marks)).encode()).hexdigest()
@@ -101,7 +101,7 @@ def altered(distribution: Distribution, folder: ProvenanceFolder, *, cold: bool 
     findings = [
         finding
         for (name, digest, _), mark in zip(rows, marks)
-        if (finding := _compare(distribution, base / name, digest.removeprefix("sha256="), mark)) is not None
+        if (finding := _compare(distribution, Path(base, name), digest.removeprefix("sha256="), mark)) is not None
     ]
     if not findings:
         # The cache is a convenience: an auditor's copy may be read-only.

@@ -11,15 +11,14 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from conceptome.errors import ConceptomeError, DataError
+from conceptome.errors import DataError
 from conceptome.files import read_json, sha256_file
 from conceptome.provenance import ledger, packages
 from conceptome.provenance.closure import code_digests, repository
@@ -129,10 +128,14 @@ class Verification:
             except ValueError:
                 identity = sha256_file(path)
             if identity != path.stem:
-                found.append(Finding("record", str(path), f"altered: its digest is {short(identity)}", path.stem, identity))
+                found.append(
+                    Finding("record", str(path), f"altered: its digest is {short(identity)}", path.stem, identity)
+                )
         for path in sorted(self.folder.path.glob("diffs/*.diff")):
             if (identity := sha256_file(path)) != path.stem:
-                found.append(Finding("record", str(path), f"altered: its sha256 is {short(identity)}", path.stem, identity))
+                found.append(
+                    Finding("record", str(path), f"altered: its sha256 is {short(identity)}", path.stem, identity)
+                )
         return found
 
     # ---- files ----
@@ -150,7 +153,9 @@ class Verification:
         for path, (job, item) in {**outputs, **raw}.items():
             if path in hashes:
                 if hashes[path] != item.sha256:
-                    yield self._altered(places[path], item, job, hashes[path], "recorded" if path in outputs else "read")
+                    yield self._altered(
+                        places[path], item, job, hashes[path], "recorded" if path in outputs else "read"
+                    )
             elif path in raw:
                 message = f"missing, though {job.name} read it (sha256 {short(item.sha256)})"
                 yield Finding("file", str(places[path]), message, item.sha256)
@@ -256,7 +261,7 @@ class Verification:
                     )
                     yield Finding("file", where, message, item.sha256, made.sha256)
                 elif maker.record["ended"] > job.record["started"]:
-                    message = f"{job.name} started before {maker.name} ended, whose {item.path} it read: the clock was set back"
+                    message = f"{job.name} read {item.path} before {maker.name} had made it: the clock was set back"
                     yield Finding("clock", where, message, str(maker.record["ended"]), str(job.record["started"]))
 
     # ---- raw sources ----
@@ -287,7 +292,9 @@ class Verification:
                 continue
             # What was converted has other bytes than what was published; then the record says what was asked for.
             then = (job.record["parameters"].get("entry") or {}) if content.convert else {}
-            asked = (then.get("files") or {}).get("/".join(inner), then).get("sha256") if content.convert else item.sha256
+            asked = (
+                (then.get("files") or {}).get("/".join(inner), then).get("sha256") if content.convert else item.sha256
+            )
             if asked != content.sha256:
                 message = f"retrieved as sha256 {short(asked)}, but {catalogue} says {short(content.sha256)}"
                 yield Finding("source", str(place), message, content.sha256, asked)
@@ -343,12 +350,80 @@ class Verification:
     # ---- anchors ----
 
     def _tracking(self) -> Iterator[Finding]:
-        """Compare MLflow with the ledger and the records."""
-        yield from ()
+        """Compare MLflow with the ledger and the records; the ledger itself may be what was altered."""
+        from conceptome.provenance.mlflow import anchors
+
+        place = os.environ.get("MLFLOW_TRACKING_URI") or str(self.folder.database)
+        try:
+            held = anchors(self.folder.results)
+        except Exception as error:  # a database or a server fails in many ways, and each leaves the question open
+            self.answer.mlflow = "not checked"
+            yield Finding("mlflow", place, f"cannot be read, so that nothing could be compared ({error})")
+            return
+        entries = ledger.entries(self.folder.results)
+        last = {entry["workflow"]: (number, entry["digest"]) for number, entry in enumerate(entries, 1)}
+        path = str(self.folder.ledger)
+        for workflow, (number, identity) in last.items():
+            if held["entries"].get(workflow) != identity:
+                known = held["entries"].get(workflow)
+                state = f"holds {short(known)}" if known else "knows no entry"
+                message = f"line {number}: digest {short(identity)}, but MLflow {state} of workflow {workflow}"
+                yield Finding("mlflow", path, message, known, identity)
+        for workflow in held["entries"].keys() - last.keys():
+            known = held["entries"][workflow]
+            message = f"no entry of workflow {workflow}, though MLflow holds {short(known)}: cut off or removed"
+            yield Finding("mlflow", path, message, known)
+        named = {
+            item["job"]: item["sha256"] for entry in entries for kind in ("crashed", "records") for item in entry[kind]
+        }
+        for job in sorted(named.keys() | held["records"].keys()):
+            if named.get(job) != held["records"].get(job):
+                kind = "final" if self.folder.final_path(job).exists() or job not in self.history.jobs else "start"
+                known = held["records"].get(job)
+                message = f"the ledger says sha256 {short(named.get(job))}, but MLflow holds {short(known)}"
+                record = str(self.folder.records / f"{job}.{kind}.json")
+                yield Finding("mlflow", record, message, known, named.get(job))
+        compared = 0
+        current = {job.name for job in self._current()}
+        for name, values in held["metrics"].items():
+            expected = self._expected(name)
+            compared += len(expected)
+            for metric, value in expected.items():
+                # A job whose files were replaced and came back the same was perhaps ingested while they were away.
+                if values.get(metric, None if name in current else value) == value:
+                    continue
+                message = f"metric {metric} of job {name} is {values.get(metric)}, but record and results say {value}"
+                yield Finding("mlflow", place, message, repr(value), repr(values.get(metric)))
+        self.answer.mlflow = f"{len(named)} records, {len(entries)} entries, {compared} metrics compared with {place}"
+
+    def _expected(self, name: str) -> dict[str, float]:
+        """Metrics that a job's record and the results say, wherever this folder lies now."""
+        from conceptome.provenance.mlflow import expected_metrics
+
+        job = self.history.jobs.get(name)
+        if job is None:
+            return {}
+        outputs = [{**item, "path": str(self.history.locate(item["path"]))} for item in job.record.get("outputs") or []]
+        return expected_metrics({**job.record, "outputs": outputs})
 
     def _statement(self) -> Iterator[Finding]:
         """Compare the signed statement with the ledger and the records."""
-        yield from ()
+        from conceptome.provenance import statement
+
+        path = self.folder.statement
+        if not path.exists() and self.public_key is None:
+            return
+        try:
+            stated = statement.read(path, self.public_key)
+        except DataError as error:
+            self.answer.signature = "does not hold"
+            yield Finding("signature", str(path), str(error).removeprefix(f"{path}: "))
+            return
+        self.answer.signature = (
+            f"holds for {self.public_key}" if self.public_key else "not checked: name the key with --public-key"
+        )
+        for line in statement.differences(self.folder.results, stated):
+            yield Finding("signature", str(path), line)
 
 
 def exempt(path: str) -> bool:
@@ -372,7 +447,11 @@ def command(arguments: argparse.Namespace) -> int:
         findings = [asdict(item) for item in answer.findings]
         content = {"command": "verify", "clean": answer.clean, "findings": findings, "notes": answer.notes}
         counts = {**answer.counts, "seconds": round(seconds, 3), "cold": arguments.cold}
-        print(json.dumps({**content, **counts, "mlflow": answer.mlflow, "signature": answer.signature}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {**content, **counts, "mlflow": answer.mlflow, "signature": answer.signature}, ensure_ascii=False
+            )
+        )
     else:
         _show(answer, arguments, seconds)
     return 0 if answer.clean else 1
@@ -413,9 +492,13 @@ def _show(answer: Answer, arguments: argparse.Namespace, seconds: float) -> None
     for note in answer.notes:
         console.print(f"note: {note}")
     hashed = f"{counts['hashed_bytes'] / 1e9:.2f} of {counts['bytes'] / 1e9:.2f} GB hashed"
-    trust = "no cache trusted" if arguments.cold else f"{counts['trusted']} files trusted from the cache, --cold reads them"
+    trust = (
+        "no cache trusted" if arguments.cold else f"{counts['trusted']} files trusted from the cache, --cold reads them"
+    )
     console.print(f"{counts['files']} files: {hashed}, {trust}")
-    console.print(f"{counts['sources']} raw sources, {counts['modules']} modules, {counts['packages']} packages compared")
+    console.print(
+        f"{counts['sources']} raw sources, {counts['modules']} modules, {counts['packages']} packages compared"
+    )
     console.print(f"MLflow: {answer.mlflow}; signature: {answer.signature}; {seconds:.1f} s")
     verdict = "clean: nothing differs" if answer.clean else f"not clean: {len(answer.findings)} findings"
     console.print(f"{arguments.results}: {verdict}", style="bold green" if answer.clean else "bold red")
