@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from conceptome.errors import DataError
 from conceptome.files import atomic_path, read_json, sha256_file
 from conceptome.provenance.findings import Finding, short
 from conceptome.provenance.folder import ProvenanceFolder, canonical, digest
-from conceptome.provenance.record import host, process_start
+from conceptome.provenance.record import process_start
 
 GENESIS = "0" * 64
 
@@ -53,7 +54,7 @@ def head(results: str | os.PathLike) -> str:
 def is_running(start: dict[str, Any]) -> bool:
     """Tell whether the process that wrote a start record still runs; on another host nobody can tell: no."""
     process = start["process"]
-    return start["host"]["name"] == host()["name"] and process_start(process["pid"]) == process["started"] is not None
+    return start["host"]["name"] == platform.node() and process_start(process["pid"]) == process["started"] is not None
 
 
 def append(results: str | os.PathLike) -> list[dict[str, Any]]:

@@ -476,7 +476,7 @@ def _tags(job: Job, record: Mapping[str, Any]) -> dict[str, str]:
         "conceptome.lock": record.get("lock"),
         "conceptome.error": record.get("error"),
         "conceptome.log": record.get("log"),
-        "conceptome.host": record["host"]["name"],
+        "conceptome.host": (record.get("machine") or record["host"])["name"],
         "conceptome.scheduler_id": record["scheduler_id"],
         "conceptome.dirty": commit.get("dirty"),
         # To be searched for: which job wrote the file that has this sha256? As many as fit; the table has all.
