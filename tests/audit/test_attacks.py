@@ -513,7 +513,7 @@ def test_after_a_killed_ingest_the_next_one_completes(results, moment):
     while process.poll() is None and (results / moment).stat().st_mtime_ns == before:
         time.sleep(0.001)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.wait()
     mlflow.ingest(results)
     assert verify(results) == []
 
