@@ -29,7 +29,7 @@ def write(results: str | os.PathLike, out: str | os.PathLike) -> dict[str, int]:
 
 
 def document(history: History) -> ProvDocument:
-    """Describe files as entities, jobs and workflow runs as activities, Conceptome at each commit as a software agent."""
+    """Describe files as entities, jobs and runs as activities, Conceptome at each commit as a software agent."""
     from prov.model import PROV, ProvDocument
 
     made = ProvDocument()
@@ -67,10 +67,10 @@ def document(history: History) -> ProvDocument:
             {PROV["label"]: f"workflow run {workflow or 'unnamed'}"},
         )  # fmt: skip
         for job in members:
-            record = job.record
+            record, recipe = job.record, job.record.get("recipe")
             activity = made.activity(
                 jobs[job.name], _time(record["started"]), _time(record.get("ended")),
-                {PROV["label"]: job.title, "schema:actionStatus": job.status, "schema:identifier": record.get("recipe")},
+                {PROV["label"]: job.title, "schema:actionStatus": job.status, "schema:identifier": recipe},
             )  # fmt: skip
             made.wasStartedBy(activity, starter=run)
             made.wasAssociatedWith(activity, agent(job))
