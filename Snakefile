@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 from conceptome.config import resolve
 from conceptome.errors import ConceptomeError
 from conceptome.provenance.closure import closure
+from conceptome.provenance.folder import WORKFLOW_VARIABLE, new_workflow
 from conceptome.sources import load_sources
 from conceptome.figures import TABLES as FIGURE_TABLES
 from conceptome.measures.tables import TABLES as MEASURE_TABLES
@@ -34,6 +35,8 @@ R = CONFIG.run.results
 THREADS = CONFIG.run.threads
 # Set once here and inherited by every job: thread counts, hash seed, no telemetry, the libraries' folders.
 os.environ.update(job_environment(CONFIG.run, HERE))
+# The front door has named this run; where Snakemake was called by itself, its jobs belong together all the same.
+os.environ.setdefault(WORKFLOW_VARIABLE, new_workflow())
 
 
 include: "rules/common.smk"

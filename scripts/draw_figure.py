@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conceptome.provenance.record import job
 
-with job(snakemake):
+with job(snakemake) as context:
     import pandas as pd
 
     from conceptome.config import parse
@@ -30,4 +30,5 @@ with job(snakemake):
     for folder in map(Path, snakemake.input.activations):
         cards[folder.parent.name]["models"][folder.name] = read_json(folder / "card.json")
 
-    draw(figure, tables, cards, parse("run", snakemake.params.run), Path(snakemake.output.csv).parent)
+    folder = Path(snakemake.output.csv).parent
+    draw(figure, tables, cards, parse("run", snakemake.params.run), folder, context.recipe)

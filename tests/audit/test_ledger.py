@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from conceptome.errors import DataError
 from conceptome.files import read_json, write_json
 from conceptome.provenance import ledger
 from conceptome.provenance.folder import digest
-from conceptome.provenance.record import host, process_start
+from conceptome.provenance.record import process_start
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_broken_line_is_named(results):
 def test_a_killed_job_is_named_once_and_a_running_one_waits(results):
     write_record(results, "killed", workflow="w3", final=False)
     path = write_record(results, "running", workflow="w3", final=False)
-    live = {"host": host(), "process": {"pid": os.getpid(), "started": process_start(os.getpid())}}
+    live = {"host": {"name": platform.node()}, "process": {"pid": os.getpid(), "started": process_start(os.getpid())}}
     write_json(path, {**read_json(path), **live})
     (entry,) = ledger.append(results)
     assert [item["job"] for item in entry["crashed"]] == ["killed"]
@@ -119,7 +120,10 @@ def test_a_killed_job_is_named_once_and_a_running_one_waits(results):
 
 def test_a_later_process_of_the_same_number_is_not_taken_for_the_job(results):
     path = write_record(results, "gone", workflow="w3", final=False)
-    live = {"host": host(), "process": {"pid": os.getpid(), "started": process_start(os.getpid()) - 1}}
+    live = {
+        "host": {"name": platform.node()},
+        "process": {"pid": os.getpid(), "started": process_start(os.getpid()) - 1},
+    }
     write_json(path, {**read_json(path), **live})
     (entry,) = ledger.append(results)
     assert [item["job"] for item in entry["crashed"]] == ["gone"]

@@ -58,7 +58,7 @@ def digest(tmp_path):
 
 
 def test_lists_what_is_reached_and_nothing_else(digest):
-    assert digest(part="files") == [
+    assert list(digest(part="files")) == [
         "scripts/conceptome/__init__.py",
         "scripts/conceptome/alpha.py",
         "scripts/conceptome/deep/__init__.py",

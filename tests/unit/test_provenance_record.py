@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -46,7 +48,7 @@ def test_a_finished_job_has_a_complete_record(tmp_path):
         params={
             "whitening": {"method": "pca", "seed": 7},
             "seeds": [0, 1],
-            "code": {"digest": "c" * 64, "files": ["a.py"]},
+            "code": {"digest": "c" * 64, "files": {"a.py": "a" * 64}},
         },
         wildcards={"dataset": "kang2018", "model": "scvi"},
     )
@@ -63,6 +65,7 @@ def test_a_finished_job_has_a_complete_record(tmp_path):
         "path": str(tmp_path / "in.txt"),
         "size": 3,
         "sha256": hashlib.sha256(b"raw").hexdigest(),
+        "media_type": "text/plain",
     }
     assert record["inputs"] == [expected]
     assert record["outputs"][0]["sha256"] == hashlib.sha256(b"result").hexdigest()
@@ -76,7 +79,20 @@ def test_a_finished_job_has_a_complete_record(tmp_path):
     start = tmp_path / "results/.provenance/records" / f"{record['job']}.start.json"
     assert hashlib.sha256(start.read_bytes()).hexdigest() == record["start_record"]
     listing = json.loads((tmp_path / "results/.provenance/environments" / f"{record['environment']}.json").read_text())
-    assert any(item.startswith("numpy==") for item in listing)
+    installed = {item["name"]: item for item in listing["distributions"]}
+    assert installed["numpy"]["version"] == np.__version__
+    listing_of_numpy = next(file for file in importlib.metadata.files("numpy") if file.name == "RECORD").locate()
+    assert installed["numpy"]["record"] == hashlib.sha256(Path(listing_of_numpy).read_bytes()).hexdigest()
+    assert listing["python"] == record["python"] == f"CPython {platform.python_version()}"
+    assert record["results"] == str(tmp_path / "results")
+    assert "host" not in record
+    assert record["machine"]["name"] == platform.node()
+    assert record["machine"]["memory_bytes"] > 1 << 28
+    assert record["machine"]["features"]
+    assert any(item["user_api"] == "blas" and item["version"] for item in record["blas"])
+    assert record["determinism"]["PYTHONHASHSEED"] == os.environ.get("PYTHONHASHSEED")
+    assert record["hash_seconds"] > 0
+    assert record["hashed_bytes"] == len("raw") + len("result")
     assert not list((tmp_path / "results/.provenance/progress").iterdir())
 
 
@@ -84,14 +100,17 @@ def test_the_recipe_is_known_before_the_job_and_moves_with_what_matters(tmp_path
     def recipe(name, params):
         folder = tmp_path / name
         folder.mkdir()
-        with job(make(folder, params=params)):
+        with job(make(folder, params=params)) as context:
             (folder / "out.txt").write_text(name)
-        return final_record(folder)["recipe"]
+            assert len(context.recipe) == 64
+        assert final_record(folder)["recipe"] == context.recipe
+        return context.recipe
 
-    first = recipe("a", {"k": 1, "code": "x"})
-    assert recipe("b", {"k": 1, "code": "x"}) == first
-    assert recipe("c", {"k": 2, "code": "x"}) != first
-    assert recipe("d", {"k": 1, "code": "y"}) != first
+    code = {"digest": "x", "files": {"a.py": "a"}}
+    first = recipe("a", {"k": 1, "code": code})
+    assert recipe("b", {"k": 1, "code": code}) == first
+    assert recipe("c", {"k": 2, "code": code}) != first
+    assert recipe("d", {"k": 1, "code": {**code, "digest": "y"}}) != first
 
 
 def test_folders_are_expanded_to_their_files(tmp_path):
@@ -256,13 +275,16 @@ def test_peak_memory_follows_an_allocation():
     del block
 
 
-def test_the_kernels_digest_is_recorded_only_where_code_reaches_them(monkeypatch):
+def test_the_kernels_build_is_recorded_only_where_code_reaches_them(monkeypatch):
     import conceptome_kernels
     from conceptome.provenance.closure import closure
-    from conceptome.provenance.record import kernel_build
+    from conceptome.provenance.record import kernels
 
     monkeypatch.setattr(conceptome_kernels, "build_digest", lambda: "generic-abc")
-    assert kernel_build({"files": ["scripts/retrieve.py"]}) is None
-    assert kernel_build({"files": ["kernels/cpu/topk.cpp", "scripts/learn.py"]}) == "generic-abc"
+    assert kernels({"files": {"scripts/retrieve.py": "a"}}) is None
+    reached = {"files": {"kernels/cpu/topk.cpp": "a", "scripts/learn.py": "b"}}
+    assert kernels(reached) == {"build": "abc", "variant": "generic"}
+    monkeypatch.setattr(conceptome_kernels, "build_digest", lambda: None)
+    assert kernels(reached) == {"build": None, "variant": "torch"}
     assert not any(name.startswith("kernels/") for name in closure("scripts/retrieve.py")["files"])
     assert "kernels/cpu/topk.cpp" in closure("scripts/learn.py")["files"]

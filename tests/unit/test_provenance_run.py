@@ -31,7 +31,7 @@ SNAKEFILE = """
     rule learn:
         output: "results/{model}.txt"
         log: "results/logs/learn/{model}.log"
-        params: code="1", name=config["name"], studies=config["studies"]
+        params: name=config["name"], studies=config["studies"]
         script: "scripts/learn.py"
     onsuccess:
         print("provenance: ingested after success")

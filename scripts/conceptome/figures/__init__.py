@@ -36,6 +36,7 @@ def draw(
     cards: Mapping[str, Mapping[str, Any]],
     run: Run,
     folder: Path,
+    recipe: str | None = None,
 ) -> None:
     """Draw one figure and write `figure`.svg, `figure`.png, `figure`.csv (exactly what is drawn) and caption.md.
 
@@ -54,6 +55,8 @@ def draw(
         The run: dpi of the PNG.
     folder
         Where the four files go; equal inputs give equal bytes.
+    recipe
+        Digest of the recipe of the job that draws; SVG and PNG carry it. None: they carry none.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def draw(
     module = import_module(f"conceptome.figures.{figure}")
     with style.look():
         drawing = module.draw(tables, cards)
-        style.save(drawing.figure, folder, figure, run.dpi)
+        style.save(drawing.figure, folder, figure, run.dpi, recipe)
     with atomic_path(folder / f"{figure}.csv") as path:
         drawing.table().to_csv(path, index=False, lineterminator="\n")
     with atomic_path(folder / "caption.md") as path:

@@ -25,6 +25,9 @@ CONTROL_COLOUR = "#3B3B3B"
 REST_COLOUR = "#56B4E9"
 SERIES = ("#332288", "#EE8866", "#44AA99", "#CC3377", "#88CCEE", "#AA4499", "#117733", "#BBCC33")
 DIVERGING = "RdBu_r"
+# How a figure carries the recipe digest of the job that drew it.
+SVG_PREFIX = "conceptome:recipe:"
+PNG_KEY = "Conceptome-Recipe"
 
 
 class Method(NamedTuple):
@@ -135,12 +138,16 @@ def new_figure(height_mm: float) -> Figure:
     return Figure(figsize=(WIDTH_MM / 25.4, height_mm / 25.4), layout="constrained")
 
 
-def save(figure: Figure, folder: Path, name: str, dpi: int) -> None:
-    """Write `name`.svg and `name`.png into `folder`; equal figures give equal bytes (no date, fixed identifiers)."""
+def save(figure: Figure, folder: Path, name: str, dpi: int, recipe: str | None = None) -> None:
+    """Write `name`.svg and `name`.png into `folder`; equal figures give equal bytes (no date, fixed identifiers).
+
+    `recipe` goes into their metadata (SVG: dc:identifier; PNG: tEXt) and can be read back from any copy.
+    """
+    svg, png = ({"Identifier": f"{SVG_PREFIX}{recipe}"}, {PNG_KEY: recipe}) if recipe else ({}, {})
     with atomic_path(folder / f"{name}.svg") as path:
-        figure.savefig(path, format="svg", dpi=dpi, metadata={"Date": None})
+        figure.savefig(path, format="svg", dpi=dpi, metadata={"Date": None, **svg})
     with atomic_path(folder / f"{name}.png") as path:
-        figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None, **png})
 
 
 def letters() -> Iterator[str]:

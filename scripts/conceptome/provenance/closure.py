@@ -53,7 +53,8 @@ def closure(script: str | Path, *, without: Iterable[str] = (), root: str | Path
 
     Returns
     -------
-    {"digest": hex sha256, "files": paths relative to `root`, sorted}
+    {"digest": hex sha256, "files": path relative to `root`, in order → hex sha256}: of its syntax tree, or of the bytes
+    of a kernel source
 
     Raises
     ------
@@ -92,9 +93,9 @@ def _closure(script: Path, without: tuple[str, ...], root: Path) -> dict:
             if file.suffix in KERNEL_SOURCES:
                 digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
     shelf.close()
-    listing = sorted((_relative(file, root), code) for file, code in digests.items())
-    whole = hashlib.sha256("".join(f"{path}\0{code}\n" for path, code in listing).encode())
-    return {"digest": whole.hexdigest(), "files": [path for path, _ in listing]}
+    listing = dict(sorted((_relative(file, root), code) for file, code in digests.items()))
+    whole = hashlib.sha256("".join(f"{path}\0{code}\n" for path, code in listing.items()).encode())
+    return {"digest": whole.hexdigest(), "files": listing}
 
 
 def _relative(file: Path, root: Path) -> str:

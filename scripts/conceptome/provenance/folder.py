@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mimetypes
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,20 @@ WORKFLOW_VARIABLE = "CONCEPTOME_WORKFLOW"
 
 CACHE_FROM_BYTES = 1 << 18  # below this, reading a cache entry costs as much as hashing the file
 SETTLED_NS = 50_000_000  # a file younger than this may still change without its time stamps showing it
+# The formats of this field that Python does not know, or that only some of its versions do.
+MEDIA_TYPES = {
+    ".fasta": "text/x-fasta",
+    ".gmt": "text/tab-separated-values",
+    ".gz": "application/gzip",
+    ".h5": "application/x-hdf5",
+    ".h5ad": "application/x-hdf5",
+    ".jsonl": "application/jsonl",
+    ".md": "text/markdown",
+    ".npy": "application/x-npy",
+    ".parquet": "application/vnd.apache.parquet",
+    ".safetensors": "application/octet-stream",
+    ".yaml": "application/yaml",
+}
 # Written by Snakemake into every directory output after the job has ended: no content of ours.
 IGNORED_NAMES = frozenset({".snakemake_timestamp"})
 
@@ -49,6 +66,25 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def new_workflow() -> str:
+    """Make the name of a workflow run: time in UTC and eight random hex digits."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+@cache
+def _known_types() -> mimetypes.MimeTypes:
+    # An own table: the module's functions also read the machine's lists, and the answer must not depend on them.
+    return mimetypes.MimeTypes()
+
+
+def media_type(path: str | os.PathLike) -> str:
+    """IANA media type by the file's suffix; application/octet-stream where nobody has named one."""
+    suffix = Path(path).suffix.lower()
+    if suffix in MEDIA_TYPES:
+        return MEDIA_TYPES[suffix]
+    return _known_types().types_map[True].get(suffix, "application/octet-stream")
+
+
 def fingerprint(path: str | os.PathLike) -> tuple[int, int, int, int, int]:
     """Device, inode, size in bytes, mtime and ctime in ns: equal as long as nobody wrote to the file."""
     status = os.stat(path)
@@ -64,6 +100,7 @@ class ProvenanceFolder:
         self.records = self.path / "records"
         self.hashes = self.path / "hashes"
         self.environments = self.path / "environments"
+        self.diffs = self.path / "diffs"
         self.progress = self.path / "progress"
         self.workflows = self.path / "workflows"
         self.configuration = self.path / "configuration.json"
@@ -71,6 +108,8 @@ class ProvenanceFolder:
         self.statement = self.results / "statement.dsse.json"
         self.database = self.results / "mlflow.db"
         self.artifacts = self.results / "mlflow-artifacts"
+        self.hash_seconds = 0.0
+        self.hashed_bytes = 0
 
     def start_path(self, job: str) -> Path:
         """Path of the record that a job writes first."""
@@ -90,11 +129,21 @@ class ProvenanceFolder:
     def sha256(self, path: str | os.PathLike) -> str:
         """Hex sha256 of a file, from the cache when its inode, size, mtime and ctime are those of a file hashed before.
 
+        `hash_seconds` and `hashed_bytes` (read, not found in the cache) add up what it cost.
+
         The cache holds one small file per hashed file and is written atomically: jobs need no lock, and a lost or
         half-copied cache only costs time.
         """
+        started = time.perf_counter()
+        try:
+            return self._sha256(path)
+        finally:
+            self.hash_seconds += time.perf_counter() - started
+
+    def _sha256(self, path: str | os.PathLike) -> str:
         before = fingerprint(path)
         if before[2] < CACHE_FROM_BYTES:
+            self.hashed_bytes += before[2]
             return sha256_file(path)
         key = hashlib.sha256(repr(before).encode()).hexdigest()
         entry = self.hashes / key[:2] / key[2:]
@@ -104,6 +153,7 @@ class ProvenanceFolder:
                 return cached
         settled = time.time_ns() - max(before[3], before[4]) > SETTLED_NS
         value = sha256_file(path)
+        self.hashed_bytes += before[2]
         if settled and fingerprint(path) == before:
             # The cache is a convenience: a full disk must not turn a finished job into a failed one.
             with suppress(OSError), atomic_path(entry) as temporary:
@@ -111,7 +161,7 @@ class ProvenanceFolder:
         return value
 
     def describe(self, name: str, path: str | os.PathLike) -> list[dict[str, Any]]:
-        """List a file, or every file below a folder in order of path, with its sha256 and size in bytes."""
+        """List a file, or every file below a folder in order of path: sha256, size in bytes, media type."""
         path = Path(path)
         if path.is_dir():
             found = (item for item in path.rglob("*") if item.is_file() and item.name not in IGNORED_NAMES)
@@ -119,7 +169,13 @@ class ProvenanceFolder:
         else:
             files = [path]
         return [
-            {"name": name, "path": file.as_posix(), "sha256": self.sha256(file), "size": file.stat().st_size}
+            {
+                "name": name,
+                "path": file.as_posix(),
+                "sha256": self.sha256(file),
+                "size": file.stat().st_size,
+                "media_type": media_type(file),
+            }
             for file in files
         ]
 

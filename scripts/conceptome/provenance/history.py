@@ -45,7 +45,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """One of success, failed, interrupted, crashed (it has no final record)."""
+        """One of success, failure, interrupted, crashed (it has no final record)."""
         return self.record.get("status", "crashed")
 
     @cached_property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from conceptome.errors import DataError
 from conceptome.files import atomic_path, read_json, sha256_file
 from conceptome.provenance.folder import ProvenanceFolder, canonical, digest
-from conceptome.provenance.record import host, process_start
+from conceptome.provenance.record import process_start
 
 GENESIS = "0" * 64
 
@@ -51,7 +52,7 @@ def head(results: str | os.PathLike) -> str:
 def is_running(start: dict[str, Any]) -> bool:
     """Tell whether the process that wrote a start record still runs; on another host nobody can tell: no."""
     process = start["process"]
-    return start["host"]["name"] == host()["name"] and process_start(process["pid"]) == process["started"] is not None
+    return start["host"]["name"] == platform.node() and process_start(process["pid"]) == process["started"] is not None
 
 
 def append(results: str | os.PathLike) -> list[dict[str, Any]]:

@@ -286,7 +286,7 @@ def _tags(job: Job) -> dict[str, str]:
         "conceptome.lock": record.get("lock"),
         "conceptome.error": record.get("error"),
         "conceptome.log": record.get("log"),
-        "conceptome.host": record["host"]["name"],
+        "conceptome.host": (record.get("machine") or record["host"])["name"],
         "conceptome.scheduler_id": record["scheduler_id"],
         "conceptome.dirty": commit.get("dirty"),
         "mlflow.source.name": record["rule"],

@@ -19,7 +19,6 @@ import re
 import resource
 import secrets
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -32,6 +31,16 @@ from conceptome.errors import ConceptomeError
 from conceptome.files import sha256_file, write_json
 from conceptome.progress import VARIABLE as PROGRESS_VARIABLE
 from conceptome.provenance.closure import closure, repository
+from conceptome.provenance.environment import (
+    RECORDED_VARIABLES,
+    THREAD_VARIABLES,
+    blas,
+    commit,
+    determinism,
+    environment,
+    machine,
+    python,
+)
 from conceptome.provenance.folder import (
     RESULTS_VARIABLE,
     WORKFLOW_VARIABLE,
@@ -41,17 +50,7 @@ from conceptome.provenance.folder import (
     plain,
 )
 
-SCHEMA_VERSION = 1
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# Never the whole environment: it may hold secrets.
-RECORDED_VARIABLES = (
-    *THREAD_VARIABLES,
-    "PYTHONHASHSEED",
-    "SOURCE_DATE_EPOCH",
-    "CUDA_VISIBLE_DEVICES",
-    "LANG",
-    "LC_ALL",
-)
+SCHEMA_VERSION = 2
 # What libraries say of a full disk in exceptions of their own: HDF5, Arrow, safetensors; numpy.save; torch.save.
 _DISK_FULL = re.compile(
     r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written|PytorchStreamWriter failed writing"
@@ -71,6 +70,8 @@ class JobContext:
         Name of the job, unique within a results folder.
     threads
         Threads the rule was given.
+    recipe
+        Digest of everything that goes into the job (see `recipe`): figures carry it.
     metrics
         Numbers worth a column in the tracking database; the script may add to it.
     """
@@ -78,6 +79,7 @@ class JobContext:
     def __init__(self, job: str, threads: int):
         self.job = job
         self.threads = threads
+        self.recipe = ""
         self.metrics: dict[str, float] = {}
 
 
@@ -101,10 +103,11 @@ def job(snakemake: Any) -> Iterator[JobContext]:
         "schema_version": SCHEMA_VERSION,
         "job": name,
         "workflow": os.environ.get(WORKFLOW_VARIABLE),
+        "results": str(folder.results),
         "rule": snakemake.rule,
         "wildcards": plain(dict(snakemake.wildcards.items())),
         "started": started,
-        "host": host(),
+        "host": {"name": platform.node()},
         "process": {"pid": os.getpid(), "started": process_start(os.getpid())},
         "scheduler_id": os.environ.get("SLURM_JOB_ID"),
         "log": log,
@@ -119,6 +122,7 @@ def job(snakemake: Any) -> Iterator[JobContext]:
             set_threads(context.threads)
             announce(folder, name, record)
             record.update(recipe(snakemake, folder, seen))
+            context.recipe = record["recipe"]
             try:
                 yield context
             except SystemExit as early:
@@ -132,6 +136,7 @@ def job(snakemake: Any) -> Iterator[JobContext]:
             status, problem = explain(raised, snakemake, log)
             logging.getLogger("conceptome").error("%s", "".join(traceback.format_exception(raised)))
         ignore_signals()
+        del record["host"]
         record.update(
             status=status,
             error=problem,
@@ -141,6 +146,11 @@ def job(snakemake: Any) -> Iterator[JobContext]:
             metrics=plain(context.metrics),
             peak_memory_bytes=peak_memory(),
             cpu_seconds=cpu_seconds(),
+            hash_seconds=round(folder.hash_seconds, 6),
+            hashed_bytes=folder.hashed_bytes,
+            machine=machine(),
+            blas=blas(),
+            determinism=determinism(),
         )
         try:
             write_json(folder.final_path(name), record)
@@ -194,9 +204,7 @@ def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> 
     code = parameters.pop("code", None)
     if code is None:
         script = Path(str(getattr(snakemake, "scriptdir", None) or ""), f"{snakemake.rule}.py")
-        code = closure(script) if script.is_file() else {"digest": None, "files": []}
-    elif isinstance(code, str):
-        code = {"digest": code, "files": []}
+        code = closure(script) if script.is_file() else {"digest": None, "files": {}}
     wildcards = plain(dict(snakemake.wildcards.items()))
     seeds = sorted({*_seeds(parameters), *_seeds(wildcards)}, key=str)
     lock = repository() / "requirements.lock"
@@ -204,7 +212,7 @@ def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> 
         "parameters": parameters,
         "seeds": seeds,
         "code": code,
-        "kernels": kernel_build(code),
+        "kernels": kernels(code),
         "lock": sha256_file(lock) if lock.is_file() else None,
     }
     contents = sorted([item["name"], item["sha256"]] for item in inputs)
@@ -212,13 +220,20 @@ def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> 
         **known,
         "inputs": inputs,
         "recipe": digest(
-            {**known, "code": code["digest"], "rule": snakemake.rule, "wildcards": wildcards, "inputs": contents}
+            {
+                **known,
+                "code": code["digest"],
+                "kernels": (known["kernels"] or {}).get("build"),
+                "rule": snakemake.rule,
+                "wildcards": wildcards,
+                "inputs": contents,
+            }
         ),
         "threads": int(snakemake.threads),
         "variables": {key: os.environ[key] for key in RECORDED_VARIABLES if key in os.environ},
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": python(),
         "environment": environment(folder),
-        "commit": commit(),
+        "commit": commit(folder),
     }
 
 
@@ -241,56 +256,13 @@ def _seeds(value: Any, key: str = "") -> Iterator[Any]:
             yield from _seeds(item)
 
 
-def kernel_build(code: Mapping[str, Any]) -> str | None:
-    """Digest of the compiled kernels, None where the code of a job does not reach them or none are built."""
+def kernels(code: Mapping[str, Any]) -> dict[str, str | None] | None:
+    """Digest of the compiled kernels' build and the variant in use; None where a job's code does not reach them."""
     if not any(file.startswith("kernels/") for file in code["files"]):
         return None
     # Not an import statement: every job has a record, and only those that compute with kernels depend on them.
-    return importlib.import_module("conceptome_kernels").build_digest()
-
-
-def environment(folder: ProvenanceFolder) -> str:
-    """Digest of the list of installed distributions (name==version), which is kept once in a file of that name.
-
-    The names are read off the installers' metadata folders: a directory listing, where importing the metadata of some
-    250 distributions in every job would cost a third of a second.
-    """
-    found = set()
-    for entry in map(Path, sys.path):
-        if entry.name in ("site-packages", "dist-packages") and entry.is_dir():
-            for item in os.listdir(entry):
-                stem, _, kind = item.rpartition(".")
-                if kind in ("dist-info", "egg-info"):
-                    name, _, version = stem.removesuffix(".egg").partition("-")
-                    found.add(f"{name.lower().replace('_', '-')}=={version}")
-    listing = sorted(found)
-    key = digest(listing)
-    path = folder.environments / f"{key}.json"
-    if not path.exists():
-        write_json(path, listing)
-    return key
-
-
-def commit() -> dict[str, Any]:
-    """Commit of the checkout and whether tracked files differ from it; both None outside a git checkout."""
-    command = ["git", "-C", str(repository()), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    # A status call refreshes the index unless told not to, and jobs that run side by side would race for its lock.
-    variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=variables)
-    except (OSError, subprocess.SubprocessError):
-        return {"id": None, "dirty": None}
-    answer = done.stdout.splitlines()
-    identity = next((line.split()[-1] for line in answer if line.startswith("# branch.oid")), None)
-    return {"id": identity, "dirty": any(not line.startswith("#") for line in answer)}
-
-
-def host() -> dict[str, Any]:
-    """Name the machine: host name, kernel, processor model, number of processors."""
-    model = platform.processor() or platform.machine()
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as handle:
-        model = next((line.partition(":")[2].strip() for line in handle if line.startswith("model name")), model)
-    return {"name": platform.node(), "system": platform.platform(), "cpu": model, "cpus": os.cpu_count()}
+    variant, _, build = (importlib.import_module("conceptome_kernels").build_digest() or "torch").partition("-")
+    return {"build": build or None, "variant": variant}
 
 
 def process_start(pid: int) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import secrets
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from conceptome.files import read_json, write_json
 from conceptome.progress import duration
 from conceptome.provenance.closure import repository
 from conceptome.provenance.display import SnakemakeOutput, steps_of, view
-from conceptome.provenance.folder import WORKFLOW_VARIABLE, AlreadyLocked, ProvenanceFolder, lock
+from conceptome.provenance.folder import WORKFLOW_VARIABLE, AlreadyLocked, ProvenanceFolder, lock, new_workflow
 from conceptome.provenance.signature import signer_of
 
 POLL_SECONDS = 0.2
@@ -176,7 +175,7 @@ def run(request: Request) -> int:
     if config.run.signing_key:
         signer_of(directory / Path(config.run.signing_key).expanduser())  # not found out when the run is over
     folder = ProvenanceFolder(directory / config.run.results)
-    workflow = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    workflow = new_workflow()
     command = snakemake_command(root, choice, request)
     with nullcontext() if request.dry_run else run_lock(directory) as descriptor:
         facts = {
