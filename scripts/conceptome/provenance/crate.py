@@ -10,7 +10,6 @@ CRATE/results`.
 
 from __future__ import annotations
 
-import mimetypes
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from conceptome.files import sha256_file
 from conceptome.provenance import published
 from conceptome.provenance.citation import citation
 from conceptome.provenance.closure import repository
-from conceptome.provenance.folder import canonical, digest
+from conceptome.provenance.folder import canonical, digest, media_type
 from conceptome.provenance.history import Artifact, History, Job
 from conceptome.provenance.pack import new_package
 
@@ -242,7 +241,7 @@ class Crate:
                     "description": source.description + (f" Stand-in: {source.stand_in}" if source.stand_in else ""),
                     "sha256": source.sha256,
                     "contentSize": str(source.size),
-                    "encodingFormat": _media_type(source.name),
+                    "encodingFormat": media_type(source.name),
                     "license": self._entity(
                         f"#licence/{digest(source.licence)[:16]}", "CreativeWork", name=source.licence
                     ),
@@ -410,11 +409,9 @@ def _described(path: str, content: bytes, name: str | None = None) -> dict[str, 
 
 
 def _media_type(path: str) -> str:
-    """IANA media type of a file that no record describes."""
-    if Path(path).suffix in (".yaml", ".cff"):
-        return "application/yaml"
-    text = (".cpp", ".diff", ".h", ".jsonl", ".lock", ".smk", ".toml", "")
-    return mimetypes.guess_type(path)[0] or ("text/plain" if Path(path).suffix in text else "application/octet-stream")
+    """IANA media type of a file that no record describes: code is text, also where its suffix says nothing."""
+    guess = media_type(path)
+    return "text/plain" if guess == "application/octet-stream" else guess
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
