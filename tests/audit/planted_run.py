@@ -14,7 +14,7 @@ SOURCE = {
     "name": "raw data.csv",
     "description": "Planted numbers.",
     "licence": "CC0 1.0",
-    "citation": "Nobody (2020)",
+    "citation": "Nobody (2020), doi:10.1000/planted.",
     "url": "https://example.org/raw%20data.csv",
     "size": 12,
 }
@@ -29,7 +29,7 @@ CONTENT = {
 }
 
 
-def plant(results: Path) -> dict[str, dict]:
+def plant(results: Path, lock: str | None = None) -> dict[str, dict]:
     """Write the files, the records and the ledger; gives each file as a record describes it, by path below results."""
     made = {}
     for name, text in CONTENT.items():
@@ -46,7 +46,7 @@ def plant(results: Path) -> dict[str, dict]:
     def job(number: int, rule: str, **values) -> None:
         values = {"started": 1.7e9 + 10 * number, "ended": 1.7e9 + 10 * number + 5, "wildcards": {}, **values}
         commit = {"id": None, "dirty": None, "diff": None}  # no git: the code is taken as it lies here
-        write_record(results, f"{number}-{rule}", rule=rule, commit=commit, **values)
+        write_record(results, f"{number}-{rule}", rule=rule, commit=commit, lock=lock, **values)
 
     def code(*scripts: str) -> dict:
         return {"code": {"digest": "c" * 64, "files": dict.fromkeys(scripts, "a" * 64)}}

@@ -127,7 +127,7 @@ def test_a_source_has_its_address_licence_and_citation(crate, results):
     source = crate.get(SOURCE["url"])
     assert source in listed(crate.get("#job/1-retrieve")["object"])
     assert source["license"]["name"] == "CC0 1.0"
-    assert source["citation"]["name"] == "Nobody (2020)"
+    assert source["citation"]["name"] == SOURCE["citation"]
     assert source["sha256"] == sha256_file(results / "sources/raw data.csv")
 
 

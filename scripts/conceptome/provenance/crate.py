@@ -10,7 +10,7 @@ CRATE/results`.
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -37,8 +37,6 @@ BIOSCHEMAS = "https://bioschemas.org/profiles"
 RO_CRATE = "1.1"  # what the profiles are written for
 # Not a term of the RO-Crate 1.1 context; spelt out here, so that a reader needs no further context from the network.
 TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
-# Of .provenance: what tells what happened. The rest is a cache or a lock.
-PAPERS = ("records", "workflows", "environments", "diffs")
 
 
 def is_packed(path: str) -> bool:
@@ -46,8 +44,8 @@ def is_packed(path: str) -> bool:
     return path.startswith(("results/studies/", "results/evidence/")) or path.endswith("/card.json")
 
 
-def write(results: str | os.PathLike, out: str | os.PathLike) -> dict[str, int]:
-    """Write the crate to the folder or .zip `out`; equal results give equal bytes.
+def write(history: History, out: str | os.PathLike) -> dict[str, int]:
+    """Write the crate of a history to the folder or .zip `out`; equal results give equal bytes.
 
     Returns
     -------
@@ -59,7 +57,6 @@ def write(results: str | os.PathLike, out: str | os.PathLike) -> dict[str, int]:
         No job succeeded; `out` exists; a file that goes into the crate is missing or was changed since it was recorded;
         the run's commit is not in this checkout.
     """
-    history = History(results)
     with new_package(out) as folder:
         crate = Crate(history)
         crate.build()
@@ -150,8 +147,8 @@ class Crate:
 
     def _code(self) -> None:
         commit = self.last.record.get("commit") or {}
-        wanted = {path for job in self.history.jobs.values() for path in published.code_files(job)}
-        code = published.repository_files(commit.get("id"), {*published.DEFINITION, *wanted})
+        code = published.repository_files(commit.get("id"))
+        self.code = set(code)
         self.version = f"{commit.get('id') or __version__}{' with local changes' if commit.get('dirty') else ''}"
         installed = published.distributions(self.history, self.last)
         self.engine = self._entity(
@@ -194,23 +191,19 @@ class Crate:
                 self._add_bytes(path, content)
 
     def _papers(self) -> None:
-        """Add the ledger, the statement, and what lies in .provenance."""
+        """Add the ledger, the statement, and what the witness kept of these jobs."""
         folder = self.history.folder
-        found = [path for path in (folder.ledger, folder.statement) if path.is_file()]
-        for name in PAPERS:
-            found += sorted(path for path in (folder.path / name).glob("*") if path.is_file())
-        for path in found:
+        found = [folder.ledger, folder.statement]
+        for job in self.history.jobs.values():
+            record = job.record
+            found += [folder.start_path(job.name), folder.final_path(job.name)]
+            found.append(folder.workflows / f"{record.get('workflow')}.json")
+            found.append(folder.environments / f"{record.get('environment')}.json")
+            found.append(folder.diffs / f"{(record.get('commit') or {}).get('diff')}.diff")
+        for path in sorted({path for path in found if path.is_file()}):
             place = (Path("results") / path.relative_to(folder.results)).as_posix()
-            self.crate.add_file(
-                path,
-                place,
-                properties={
-                    "name": place,
-                    "sha256": sha256_file(path),
-                    "contentSize": str(path.stat().st_size),
-                    "encodingFormat": _media_type(place),
-                },
-            )
+            properties = {"name": place, "sha256": sha256_file(path), "contentSize": str(path.stat().st_size)}
+            self.crate.add_file(path, place, properties={**properties, "encodingFormat": _media_type(place)})
 
     def _file(self, item: Artifact) -> Any:
         """Add one version of a file: as a file of the crate, or named by its address."""
@@ -329,16 +322,11 @@ class Crate:
 
     def _configuration(self, facts: Mapping[str, Any]) -> list[Any]:
         """Configuration and study files of a run; one that is in no commit is taken from the disk, and says so."""
-        named = [facts["configuration"]] if "configuration" in facts else []
-        found = []
-        for name in [*named, *(f"config/studies/{study}.yaml" for study in facts.get("studies", []))]:
-            path = repository() / name
-            place = name if path.is_relative_to(repository()) else f"config/{path.name}"
-            if self.crate.get(quote(place)) is None and path.is_file():
-                told = "In no commit of the repository; as it was when this crate was written."
-                self._add_bytes(place, path.read_bytes(), description=told)
-            found += filter(None, [self.crate.get(quote(place))])
-        return found
+        for place, path in published.untracked(facts, self.code).items():
+            told = "In no commit of the repository; as it was when this crate was written."
+            self._add_bytes(place, path.read_bytes(), description=told)
+            self.code.add(place)
+        return [self.crate.get(quote(place)) for place in published.configuration(facts) if place in self.code]
 
     def _run(self, workflow: str | None, jobs: list[Job]) -> None:
         """Add a workflow run: the engine's action, the workflow's action, and a control action for each job."""
@@ -398,8 +386,6 @@ class Crate:
 
 
 def _described(path: str, content: bytes, name: str | None = None) -> dict[str, str]:
-    import hashlib
-
     return {
         "name": name or path,
         "sha256": hashlib.sha256(content).hexdigest(),

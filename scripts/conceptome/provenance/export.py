@@ -13,6 +13,7 @@ from conceptome.files import sha256_file
 def command(arguments: argparse.Namespace) -> int:
     """Write a crate, a PROV document or a signed statement, and say what it holds."""
     from conceptome.provenance import crate, prov_document, statement
+    from conceptome.provenance.history import History
 
     form = next(name for name in ("crate", "prov", "intoto") if getattr(arguments, name))
     out = Path(getattr(arguments, form))
@@ -22,7 +23,7 @@ def command(arguments: argparse.Namespace) -> int:
         path = statement.export(arguments.results, out, arguments.signing_key)
         numbers = {"subjects": len(statement.read(path)["subject"])}
     else:
-        numbers = {"crate": crate.write, "prov": prov_document.write}[form](arguments.results, out)
+        numbers = {"crate": crate.write, "prov": prov_document.write}[form](History(arguments.results), out)
     told = {"command": "export", "clean": True, "findings": [], "form": form, "path": str(out), **numbers}
     if out.is_file():
         told["sha256"] = sha256_file(out)

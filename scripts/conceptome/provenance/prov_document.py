@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from prov.model import ProvDocument
 
 
-def write(results: str | os.PathLike, out: str | os.PathLike) -> dict[str, int]:
+def write(history: History, out: str | os.PathLike) -> dict[str, int]:
     """Write PROV-JSON; equal records give equal bytes. Gives the numbers of `files` and `jobs` described."""
-    history = History(results)
     made = document(history)
     write_json(out, json.loads(made.serialize(format="json")))
     return {"files": len(set(_addresses(history))), "jobs": len(history.jobs)}

@@ -18,8 +18,11 @@ from conceptome.files import read_json
 from conceptome.provenance.closure import repository
 from conceptome.provenance.history import Artifact, History, Job
 
-# Of the repository, beside the code that the jobs reached: what defines a run.
-DEFINITION = ("Snakefile", "rules", "config", "envs", "requirements.lock", "pyproject.toml")
+# What it takes to run again, beside LICENSE and CITATION.cff.
+CODE = (
+    "Makefile", "README.md", "Snakefile", "config", "envs", "kernels", "pyproject.toml", "requirements.lock", "rules",
+    "scripts",
+)  # fmt: skip
 
 
 def base(history: History) -> str:
@@ -27,7 +30,7 @@ def base(history: History) -> str:
 
     Source: Soiland-Reyes, The Archive and Package (arcp) URI scheme, draft-soilandreyes-arcp-03.
     """
-    return f"arcp://uuid,{uuid.uuid5(uuid.NAMESPACE_URL, next(iter(history.jobs)))}/"
+    return f"arcp://uuid,{uuid.uuid5(uuid.NAMESPACE_URL, history.identity)}/"
 
 
 def below_results(history: History, path: str) -> str:
@@ -93,8 +96,9 @@ def sources(job: Job) -> Iterator[Source]:
         # A package URL (https://github.com/package-url/purl-spec) where there is no other address.
         uri = content.url or f"pkg:pypi/{read.package.name}@{read.package.version}#{quote(content.member)}"
         yield Source(
-            uri, name, content.sha256, content.size, read.licence, read.citation, read.description, read.stand_in
-        )
+            uri, content.published_name(name), content.sha256, content.size,
+            read.licence, read.citation, read.description, read.stand_in,
+        )  # fmt: skip
 
 
 def last_success(history: History) -> Job:
@@ -133,30 +137,41 @@ def distributions(history: History, job: Job) -> dict[str, str]:
     return dict(item.split("==", 1) for item in read)  # schema version 1
 
 
-def repository_files(commit: str | None, paths: Iterable[str]) -> dict[str, bytes]:
-    """Read files and folders of the repository as they were at a commit (None: as they are; there is no git here).
+def repository_files(commit: str | None) -> dict[str, bytes]:
+    """Read the code, configuration and lock as they were at a commit (None: as they are; there was no git).
 
     Raises
     ------
     DataError
         The commit is not in this checkout.
     """
-    root, wanted = repository(), sorted(set(paths))
+    root = repository()
     if commit is None:
-        found = (file for path in wanted for file in _files(root / path))
+        found = (file for path in CODE for file in _files(root / path))
         return {file.relative_to(root).as_posix(): file.read_bytes() for file in found}
-    known = subprocess.run(
-        ["git", "-C", str(root), "ls-tree", "--name-only", "-z", commit, "--", *wanted], capture_output=True
-    )
-    if known.returncode:
+    command = ["git", "-C", str(root), "archive", "--format=tar", commit, "--", *CODE]
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:
         raise DataError(f"commit {commit[:12]} of the run is not in {root}: fetch it (git fetch), then export again")
-    # A path that a dirty tree had and the commit has not is in the recorded diff.
-    there = known.stdout.decode().split("\0")[:-1]
-    packed = subprocess.run(
-        ["git", "-C", str(root), "archive", "--format=tar", commit, "--", *there], capture_output=True, check=True
-    ).stdout
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         return {item.name: archive.extractfile(item).read() for item in archive if item.isfile()}
+
+
+def configuration(facts: Mapping[str, Any]) -> dict[str, Path]:
+    """Configuration and study files of a run: name in an export → where they lie. None where only Snakemake ran."""
+    root = repository()
+    studies = [f"config/studies/{study}.yaml" for study in facts.get("studies", [])]
+    paths = [root / name for name in ([facts["configuration"]] if "configuration" in facts else []) + studies]
+    return {
+        path.relative_to(root).as_posix() if path.is_relative_to(root) else f"config/{path.name}": path
+        for path in paths
+    }
+
+
+def untracked(facts: Mapping[str, Any], known: Iterable[str]) -> dict[str, Path]:
+    """The files of `configuration` that are not among the `known` names, those of the commit."""
+    known = set(known)
+    return {name: path for name, path in configuration(facts).items() if name not in known and path.is_file()}
 
 
 def _files(path: Path) -> list[Path]:
