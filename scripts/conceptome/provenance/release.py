@@ -134,16 +134,30 @@ def _configuration(facts: Mapping[str, Any], code: Mapping[str, bytes]) -> dict[
     return found
 
 
-def _command(facts: Mapping[str, Any]) -> str | None:
-    if "configuration" not in facts:
-        return None
-    configuration = next(iter(published.configuration(facts)))
-    return f"conceptome run --config {configuration} --studies {','.join(facts['studies'])} --name {facts['name']}"
-
-
 def _sources(history: History) -> list[published.Source]:
     found = {source.address: source for job in history.jobs.values() for source in published.sources(job)}
     return [found[address] for address in sorted(found)]
+
+
+def _commands(last: Job, facts: Mapping[str, Any]) -> list[str]:
+    """What a reader types, one per line."""
+    commit = last.record.get("commit") or {}
+    lines = ["sha256sum -c SHA256SUMS", "unzip crate.zip -x 'results/*' -d conceptome"]
+    if commit.get("diff"):
+        lines.append(f"unzip -p crate.zip results/.provenance/diffs/{commit['diff']}.diff | patch -p1 -d conceptome")
+    lines += ["cd conceptome", "make setup    # exactly the packages of requirements.lock"]
+    if "configuration" not in facts:
+        return [*lines, "# Snakemake was started by itself: `make run CONFIG=…` with a file of config/"]
+    name, path = next(iter(published.configuration(facts).items()))
+    if path.is_file() and "signing_key:" in path.read_text(encoding="utf-8"):
+        lines.append(f"sed -i /^signing_key:/d {name}    # the key is its author's")
+    studies = ",".join(facts["studies"])
+    return [*lines, f".venv/bin/conceptome run --config {name} --studies {studies} --name {facts['name']}"]
+
+
+def _table(head: str, rows: Iterable[str], otherwise: str) -> list[str]:
+    rows = list(rows)
+    return [head, "|---" * (head.count("|") - 1) + "|", *rows] if rows else [otherwise]
 
 
 def _reproduce(
@@ -151,12 +165,7 @@ def _reproduce(
 ) -> str:
     record, commit = last.record, last.record.get("commit") or {}
     machine = record.get("machine") or record.get("host") or {}  # host: schema version 1
-    run = _command(facts)
-    state = (
-        " with local changes, kept as a .diff in crate.zip (results/.provenance/diffs)" if commit.get("dirty") else ""
-    )
     inputs = [item for job in history.jobs.values() for item in job.inputs if item.path not in history.outputs]
-    own = sorted({f"| {published.below_results(history, item.path)} | `{item.sha256}` |" for item in inputs})
     lines = [
         f"# How to reproduce the figures of study {study}",
         "",
@@ -166,42 +175,51 @@ def _reproduce(
         "",
         "## Commands",
         "",
-        f"Code: commit `{commit.get('id') or 'unknown (no git checkout)'}`{state}. crate.zip holds it.",
+        f"Code: commit `{commit.get('id') or 'unknown (no git checkout)'}`"
+        f"{' with local changes' if commit.get('dirty') else ''}; crate.zip holds it.",
         "",
         "```console",
-        "sha256sum -c SHA256SUMS",
-        "unzip crate.zip -x 'results/*' -d conceptome && cd conceptome",
-        "make setup            # exactly the packages of requirements.lock",
-        f".venv/bin/{run}" if run else "# Snakemake was started by itself: choose the configuration in config/",
+        *_commands(last, facts),
         "```",
         "",
         "Where a figure comes from: `conceptome why F3 --results results` in an unpacked crate.zip.",
         "",
         "## Raw sources",
         "",
-        "| published file | sha256 | bytes | address | licence | citation |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {source.name}{f' (stand-in: {source.stand_in})' if source.stand_in else ''} | `{source.sha256}` | "
-            f"{source.size} | {source.address} | {source.licence} | {source.citation} |"
-            for source in _sources(history)
+        *_table(
+            "| published file | sha256 | bytes | address | licence | citation |",
+            (
+                f"| {source.name}{f' (stand-in: {source.stand_in})' if source.stand_in else ''} | `{source.sha256}` | "
+                f"{source.size} | {source.address} | {source.licence} | {source.citation} |"
+                for source in _sources(history)
+            ),
+            "No job retrieved a file.",
         ),
         "",
-        *(["Files of one's own that no job retrieved:", "", "| file | sha256 |", "|---|---|", *own, ""] if own else []),
+        "## Files of one's own",
+        "",
+        *_table(
+            "| file | sha256 |",
+            sorted({f"| {published.below_results(history, item.path)} | `{item.sha256}` |" for item in inputs}),
+            "No job read a file that neither was retrieved nor came from another job.",
+        ),
+        "",
         "## Where it ran",
         "",
         f"- {record.get('python', 'Python')}, {record['threads']} thread(s) a job; kernels: "
         f"{_kernels(history) or 'not used'}",
-        *(f"- {key}: {_short(value)}" for key, value in sorted(machine.items()) if key != "name"),
+        *(f"- {key}: {machine[key]}" for key in ("system", "cpu", "cpus", "memory_bytes") if key in machine),
         "",
         "Equal bytes are promised for the same code, packages, threads and kernel variant; on another kind of",
         "processor the last digits of numbers may differ.",
         "",
         "## Expected figures",
         "",
-        "| file | sha256 |",
-        "|---|---|",
-        *(f"| {place} | `{places[place].sha256}` |" for place in sorted(places) if place.startswith("figures/")),
+        *_table(
+            "| file | sha256 |",
+            (f"| {place} | `{places[place].sha256}` |" for place in sorted(places) if place.startswith("figures/")),
+            "None.",
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -210,10 +228,6 @@ def _kernels(history: History) -> str:
     """Kernel builds that the jobs used."""
     found = [job.record.get("kernels") for job in history.jobs.values() if job.record.get("kernels")]
     return ", ".join(sorted({item["variant"] if isinstance(item, Mapping) else item for item in found}))
-
-
-def _short(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _zenodo(history: History, study: str, cited: Citation) -> dict[str, Any]:
