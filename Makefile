@@ -36,7 +36,7 @@ dry-run: $(STAMP) ## say what `make run` would do
 test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(STAMP) ## the longer checks: runs from scratch, an interrupted run, sae-lens itself
+test-slow: $(STAMP) ## the longer checks: runs from scratch, an interrupted run, sae-lens itself, crate validators
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 benchmark: $(STAMP) ## Conceptome beside its peers (at most 30 minutes); writes docs/performance.md
