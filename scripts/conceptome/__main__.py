@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_results(verify)
     verify.set_defaults(function=_ledger_verify)
 
+    _add_audit(commands)
+
     dictionary = commands.add_parser("dictionary", help="dictionaries of other libraries").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -74,6 +77,58 @@ def build_parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="write config/schema.json and config/README.md from the models")
     schema.set_defaults(function=_schema)
     return parser
+
+
+def _add_audit(commands: argparse._SubParsersAction) -> None:
+    """Add the commands that answer an auditor: each names the module whose `command(arguments)` gives the exit code."""
+    why = _audit(commands, "why", "where a file comes from: every step back to the raw bytes")
+    why.add_argument("target", metavar="FILE|FIGURE", help="a file, also a copy from elsewhere; F3; F3b (a panel)")
+    why.add_argument("--graph", metavar="SVG", help="draw the chain")
+
+    verify = _audit(commands, "verify", "whether anything was altered since it was recorded")
+    verify.add_argument("--cold", action="store_true", help="hash every file again, trust no cache")
+    verify.add_argument("--public-key", metavar="FILE", help="key that the statement must be signed with")
+
+    reproduce = _audit(commands, "reproduce", "run the chain again from raw bytes, elsewhere, and compare")
+    reproduce.add_argument("target", metavar="FILE|FIGURE", help="a file of the results folder, or F3")
+    reproduce.add_argument("--directory", metavar="DIR", help="new folder to work in (default: a temporary one)")
+    reproduce.add_argument("--cores", default="all", help="number of cores (default: all)")
+
+    diff = _audit(commands, "diff", "which input, code, parameter, package or machine explains each difference")
+    diff.add_argument("run_a", metavar="RUN_A", help="a workflow run's id, `last`, `last-1`, or a results folder")
+    diff.add_argument("run_b", metavar="RUN_B", help="the same, of the run to compare with")
+
+    trace = _audit(commands, "trace", "run one job and fail on any read or write that its rule does not declare")
+    trace.add_argument("rule", metavar="RULE", help="the rule to run")
+    trace.add_argument("--config", metavar="FILE", help="configuration file (default: chosen on the first run)")
+    trace.add_argument("--wildcards", default="", metavar="KEY=VALUE,…", help="which job (default: the first)")
+
+    export = _audit(commands, "export", "write the provenance in a standard form")
+    form = export.add_mutually_exclusive_group(required=True)
+    form.add_argument("--crate", metavar="OUT", help="a Workflow Run RO-Crate (Provenance Run Crate), folder or .zip")
+    form.add_argument("--prov", metavar="OUT", help="W3C PROV-JSON")
+    form.add_argument("--intoto", metavar="OUT", help="an in-toto statement in a DSSE envelope")
+
+    release = _audit(commands, "release", "what one attaches to a paper: figures, tables, cards, crate, lock")
+    release.add_argument("study", metavar="STUDY", help="a folder of results/studies, e.g. default")
+    release.add_argument("--out", metavar="OUT", help="folder or .zip to write (default: STUDY.zip here)")
+
+    key = commands.add_parser("key", help="keys that sign the ledger").add_subparsers(required=True, metavar="COMMAND")
+    new = key.add_parser("new", help="write a new Ed25519 key pair: FILE and FILE.pub")
+    new.add_argument("file", metavar="FILE", help="must not exist")
+    new.set_defaults(function=_audit_command, module="conceptome.provenance.signature")
+
+
+def _audit(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. Exit code 0: all is well.")
+    _add_results(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(function=_audit_command, module=f"conceptome.provenance.{name}")
+    return parser
+
+
+def _audit_command(arguments: argparse.Namespace) -> int:
+    return importlib.import_module(arguments.module).command(arguments)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

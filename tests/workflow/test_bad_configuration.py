@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Workspace
+from workspace import REPOSITORY, Workspace
 
 CASES = {
     "misspelt run key": ({"seedz": [0]}, ["seedz", "did you mean 'seeds'"]),

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from workspace import REPOSITORY
 
 
 def test_every_figure_is_drawn_with_its_table_and_caption(finished):
@@ -61,7 +61,7 @@ def test_groups_never_cross_splits(finished, dataset):
 
 
 def test_dry_run_names_every_stage(tmp_path):
-    from conftest import Workspace
+    from workspace import Workspace
 
     done = Workspace(tmp_path).snakemake("--dry-run")
     for rule in ("retrieve", "prepare_matrix", "embed", "whiten", "learn", "measure", "enrich", "figure_recovery"):
@@ -69,7 +69,7 @@ def test_dry_run_names_every_stage(tmp_path):
 
 
 def test_snakemake_lint_is_clean(tmp_path):
-    from conftest import Workspace
+    from workspace import Workspace
 
     done = Workspace(tmp_path).snakemake("--lint", check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from workspace import REPOSITORY
 
 CONDA_TO_LOCK = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 

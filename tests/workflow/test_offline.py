@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Workspace
+from workspace import REPOSITORY, Workspace
 
 FEW = {"bootstraps": 20, "permutations": 5}
 QUICK = {

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import REPOSITORY, Workspace, environment
+from workspace import REPOSITORY, Workspace, environment
 
 
 def differing(first: dict[str, str], second: dict[str, str]) -> list[str]:

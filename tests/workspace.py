@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 # What is not a rule's output: what a run writes about itself (times differ), and Snakemake's own folder.
 EXEMPT = (".provenance", "logs", "mlflow-artifacts")
 EXEMPT_FILES = ("ledger.jsonl", "mlflow.db", "report.html", ".snakemake_timestamp")
@@ -59,18 +56,3 @@ def environment() -> dict[str, str]:
     default = REPOSITORY.parent / "shared" / "data"
     extra = {"CONCEPTOME_MIRROR": str(default)} if mirror is None and default.is_dir() else {}
     return {**os.environ, **extra}
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Workspace:
-    """The test configuration, run once from scratch."""
-    workspace = Workspace(tmp_path_factory.mktemp("finished"))
-    workspace.snakemake()
-    return workspace
-
-
-@pytest.fixture
-def copy_of_finished(finished, tmp_path) -> Workspace:
-    """A copy of the finished run that a test may change."""
-    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
-    return Workspace(tmp_path / "copy")

@@ -1,0 +1,213 @@
+"""What the records say, read together: which job wrote a file, and from what. Every audit command asks here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from conceptome.config.run import FIGURES
+from conceptome.errors import DataError
+from conceptome.files import read_json
+from conceptome.provenance.folder import ProvenanceFolder
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file as a record names it: path as recorded, sha256, size in bytes, IANA media type."""
+
+    name: str
+    path: str
+    sha256: str
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its record (the start record where it was killed) and the file that holds it."""
+
+    record: Mapping[str, Any]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the job, unique within a results folder; names sort by time."""
+        return self.record["job"]
+
+    @property
+    def rule(self) -> str:
+        """The rule that it ran."""
+        return self.record["rule"]
+
+    @property
+    def status(self) -> str:
+        """One of success, failed, interrupted, crashed (it has no final record)."""
+        return self.record.get("status", "crashed")
+
+    @cached_property
+    def inputs(self) -> list[Artifact]:
+        """What it read, one per file."""
+        return [_artifact(item) for item in self.record.get("inputs") or []]
+
+    @cached_property
+    def outputs(self) -> list[Artifact]:
+        """What it wrote, one per file."""
+        return [_artifact(item) for item in self.record.get("outputs") or []]
+
+    @property
+    def title(self) -> str:
+        """Rule and wildcards, for people."""
+        wildcards = ", ".join(f"{key}={value}" for key, value in self.record["wildcards"].items())
+        return f"{self.rule} ({wildcards})" if wildcards else self.rule
+
+
+def _artifact(item: Mapping[str, Any]) -> Artifact:
+    kind = item.get("media_type", "application/octet-stream")
+    return Artifact(item["name"], item["path"], item["sha256"], item["size"], kind)
+
+
+class History:
+    """The records of a results folder.
+
+    Parameters
+    ----------
+    results
+        The results folder; it may be a copy that lies elsewhere than where the run happened.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, it holds no records, or a record is no JSON.
+    """
+
+    def __init__(self, results: str | os.PathLike):
+        self.folder = ProvenanceFolder(results)
+        if not self.folder.records.is_dir():
+            raise DataError(f"{results}: no records of a run here; name the folder with --results")
+        self.jobs: dict[str, Job] = {}
+        for name, (start, final) in self.folder.jobs().items():
+            path = final or start
+            try:
+                self.jobs[name] = Job(read_json(path), path)
+            except ValueError as error:
+                raise DataError(f"{path}: not a record ({error}): it was altered") from None
+
+    @cached_property
+    def recorded_results(self) -> str:
+        """The results folder as the records spell it (relative to the folder that the run worked in)."""
+        named = [job.record["results"] for job in self.jobs.values() if "results" in job.record]
+        return named[-1] if named else str(self.folder.results)
+
+    def locate(self, path: str) -> Path:
+        """Where a recorded path lies now: below this results folder, or beside it as in the run's working folder."""
+        recorded = Path(self.recorded_results)
+        if Path(path).is_relative_to(recorded):
+            return self.folder.results / Path(path).relative_to(recorded)
+        if recorded.is_absolute() or Path(path).is_absolute():
+            return Path(path)
+        here = self.folder.results.absolute()
+        for _ in recorded.parts:
+            here = here.parent
+        return here / path
+
+    def spell(self, path: str | os.PathLike) -> str:
+        """Spell a path as records do: the inverse of `locate` for files of the results folder."""
+        whole, results = Path(os.path.abspath(path)), Path(os.path.abspath(self.folder.results))
+        if whole.is_relative_to(results):
+            return (Path(self.recorded_results) / whole.relative_to(results)).as_posix()
+        return Path(path).as_posix()
+
+    @cached_property
+    def outputs(self) -> dict[str, tuple[Job, Artifact]]:
+        """Each path that a successful job wrote, with the last such job: what should lie there now."""
+        return {item.path: (job, item) for job in self.jobs.values() if job.status == "success" for item in job.outputs}
+
+    @cached_property
+    def _writers(self) -> dict[tuple[str, str], list[Job]]:
+        found: dict[tuple[str, str], list[Job]] = {}
+        for job in self.jobs.values():
+            if job.status == "success":
+                for item in job.outputs:
+                    found.setdefault((item.path, item.sha256), []).append(job)
+        return found
+
+    def producer(self, item: Artifact, before: Job | None = None) -> Job | None:
+        """The last job (that ended before `before` began) which wrote these bytes to this path; None: a raw input."""
+        writers = self._writers.get((item.path, item.sha256), [])
+        earlier = [job for job in writers if before is None or job.record["ended"] <= before.record["started"]]
+        # With a clock set back no writer may look early enough: then any writer of these bytes tells more than none.
+        return (earlier or writers or [None])[-1]
+
+    def holders(self, sha256: str) -> list[tuple[Job, Artifact]]:
+        """Every (job, output) with these bytes, whatever the path: for files that were copied or mailed."""
+        return [
+            (job, item)
+            for job in self.jobs.values()
+            if job.status == "success"
+            for item in job.outputs
+            if item.sha256 == sha256
+        ]
+
+    def with_recipe(self, recipe: str) -> list[Job]:
+        """Jobs with this recipe digest, in order of time."""
+        return [job for job in self.jobs.values() if job.record.get("recipe") == recipe]
+
+    def chain(self, job: Job) -> list[Job]:
+        """The job and all jobs that its inputs come from, each after those it read from; no job twice."""
+        order: dict[str, Job] = {}
+        self._visit(job, order)
+        return list(order.values())
+
+    def _visit(self, job: Job, order: dict[str, Job]) -> None:
+        if job.name in order:
+            return
+        for source in self.sources(job):
+            self._visit(source, order)
+        order[job.name] = job
+
+    def sources(self, job: Job) -> Iterator[Job]:
+        """Jobs whose outputs this one read, each once."""
+        seen: set[str] = set()
+        for item in job.inputs:
+            source = self.producer(item, job)
+            if source is not None and source.name != job.name and source.name not in seen:
+                seen.add(source.name)
+                yield source
+
+    def workflows(self) -> dict[str | None, list[Job]]:
+        """Jobs by the workflow run they belong to, in order of time."""
+        found: dict[str | None, list[Job]] = {}
+        for job in self.jobs.values():
+            found.setdefault(job.record.get("workflow"), []).append(job)
+        return found
+
+    def find(self, target: str) -> tuple[Job, Artifact]:
+        """Find the job that wrote what `target` names, and the file meant.
+
+        Parameters
+        ----------
+        target
+            A path of an output, or a figure: F3 (its number in `conceptome.config.FIGURES`) or selectivity.
+
+        Raises
+        ------
+        DataError
+            No successful job wrote it.
+        """
+        path = self.spell(target)
+        if path in self.outputs:
+            return self.outputs[path]
+        name = target
+        if target[:1] in "Ff" and target[1:].isdigit() and 0 < int(target[1:]) <= len(FIGURES):
+            name = FIGURES[int(target[1:]) - 1]
+        found = [pair for path, pair in self.outputs.items() if path.endswith(f"/figures/{name}/{name}.svg")]
+        if not found:
+            raise DataError(
+                f"{target}: no record of {self.folder.results} names it: give a figure (F1 to F{len(FIGURES)}, "
+                f"{', '.join(FIGURES)}) or the path of a file that a job wrote"
+            )
+        return max(found, key=lambda pair: pair[0].name)
