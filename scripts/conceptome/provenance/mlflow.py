@@ -13,22 +13,22 @@ The store is the SQLite file results/mlflow.db, unless MLFLOW_TRACKING_URI names
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import mimetypes
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptome.errors import DataError
+from conceptome.errors import ConceptomeError, DataError
 from conceptome.files import atomic_path, read_json, read_parquet, sha256_file
 from conceptome.provenance import ledger
 from conceptome.provenance.folder import ProvenanceFolder, digest, lock
+from conceptome.provenance.history import History
 from conceptome.provenance.tracking import CURVE, WORKFLOW_TAG, Held, Run, Server, open_tracking, pages
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Gives the place of a recorded path: the results folder may lie elsewhere than where the run happened.
+Locate = Callable[[str], Path]
+
 JOB_TAG = "conceptome.job"
 STATUS_TAG = "conceptome.status"
 RECORD_TAG = "conceptome.record_sha256"
@@ -46,6 +49,8 @@ ENTRY_TAG = "conceptome.ledger_entry"
 SEQUENCE_TAG = "conceptome.ledger_sequence"
 DICTIONARY_FILE = "dictionary.safetensors"
 OUTPUTS_TABLE = "outputs.json"
+OUTPUTS_COLUMNS = ("name", "path", "media_type", "size", "sha256")
+UNKNOWN_TYPE = "application/octet-stream"
 CRASHED = "Started and never ended: killed, or its machine went down."
 STATUS = {"success": "FINISHED", "failure": "FAILED", "interrupted": "KILLED", "crashed": "FAILED"}
 
@@ -91,17 +96,42 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Job:
-    """One record on its way to MLflow, without its content, which is read again when it is written."""
+    """One record on its way to MLflow."""
 
     name: str
     path: Path
     sha256: str
-    status: str
-    workflow: str | None
-    study: str | None
-    started: float
-    ended: float
-    dictionaries: tuple[Mapping[str, Any], ...]
+    record: Mapping[str, Any]
+
+    @property
+    def status(self) -> str:
+        """One of the keys of STATUS."""
+        return self.record.get("status", "crashed")
+
+    @property
+    def workflow(self) -> str | None:
+        """The workflow run that it belongs to."""
+        return self.record["workflow"]
+
+    @property
+    def study(self) -> str | None:
+        """The study that it serves; None: several."""
+        return self.record["wildcards"].get("dataset")
+
+    @property
+    def started(self) -> int:
+        """Start in milliseconds."""
+        return int(self.record["started"] * 1000)
+
+    @property
+    def ended(self) -> int:
+        """End in milliseconds; the start of a job that never ended."""
+        return int(self.record.get("ended", self.record["started"]) * 1000)
+
+    @property
+    def outputs(self) -> list[Mapping[str, Any]]:
+        """What it wrote, one per file."""
+        return self.record.get("outputs") or []
 
 
 def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingested:
@@ -122,8 +152,25 @@ def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingest
         client, uri = connect(folder)
         done = Ingested(uri, entries=len(added))
         done.crashed = [item["job"] for entry in added for item in entry["crashed"]]
-        _write(client, folder, done, run_name)
+        with _server_errors(uri):
+            _write(client, folder, done, run_name)
     return done
+
+
+@contextmanager
+def _server_errors(uri: str) -> Iterator[None]:
+    """Turn what goes wrong with a server into one line."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if not uri.startswith("http"):
+            raise
+        message = str(error).partition(":")[0][:200]
+        raise ConceptomeError(
+            f"MLflow at {uri}: {message}; nothing is lost: `conceptome mlflow ingest` completes it"
+        ) from error
 
 
 def anchors(results: str | os.PathLike, uri: str | None = None) -> dict[str, Any]:
@@ -167,14 +214,19 @@ def anchors(results: str | os.PathLike, uri: str | None = None) -> dict[str, Any
     }
 
 
-def expected_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+def expected_metrics(record: Mapping[str, Any], locate: Locate = Path) -> dict[str, float]:
     """Give the metrics that an ingest of this record writes, in the form of `anchors`.
 
     Numbers of cards and evidence tables are left out where the file is no longer the one that the job wrote.
+
+    Parameters
+    ----------
+    locate
+        Gives the place of a recorded path (`History.locate`); default: as it is recorded.
     """
     latest: dict[str, tuple[int, float]] = {}
     values = {}
-    for name, value, step in measured(record):
+    for name, value, step in measured(record, locate):
         if name.startswith(CURVE):
             values[f"{name}@{step}"] = value
         if name not in latest or latest[name][0] <= step:
@@ -197,17 +249,13 @@ def connect(folder: ProvenanceFolder, uri: str | None = None) -> tuple[MlflowCli
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     # MLflow configures its own and alembic's logging on import, unless told not to, and narrates every migration.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.tracking import MlflowClient
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        from sqlalchemy import event
-        from sqlalchemy.engine import Engine
-
-        if not event.contains(Engine, "connect", _without_sync):
-            event.listen(Engine, "connect", _without_sync)
         path = folder.database.absolute()
         uri = f"sqlite:///{path}"
         if not path.exists():
@@ -219,18 +267,11 @@ def connect(folder: ProvenanceFolder, uri: str | None = None) -> tuple[MlflowCli
     return MlflowClient(uri), uri
 
 
-def _without_sync(connection: Any, _: object) -> None:
-    """Let SQLite not wait for the disk after each of some ten commits a job, which takes longer than all the rest.
-
-    A killed ingest still leaves a sound database; after a power cut, delete the file and ingest again: the records are
-    the truth, and MLflow's copy is made from them.
-    """
-    connection.execute("PRAGMA synchronous=OFF")
-
-
 def _write(client: MlflowClient, folder: ProvenanceFolder, done: Ingested, run_name: str | None) -> None:
     server = open_tracking(client)
     entries = ledger.entries(folder.results)
+    if not entries:
+        return
     children: dict[str, Held] = {}
     parents: dict[tuple[str, str], Held] = {}
     for run in _ours(folder, server.held()):
@@ -245,7 +286,8 @@ def _write(client: MlflowClient, folder: ProvenanceFolder, done: Ingested, run_n
     homes = {workflow: names.get(workflow) or run_name or "conceptome" for workflow in last}
     # In its home experiment each workflow has a parent run, even without a job there: it bears what belongs to all.
     groups: dict[tuple[str, str | None], list[Job]] = {(home, workflow): [] for workflow, home in homes.items()}
-    jobs = list(_jobs(folder, entries))
+    history = History(folder.results)
+    jobs = list(_jobs(history, entries))
     for job in jobs:
         groups.setdefault((job.study or homes[job.workflow], job.workflow), []).append(job)
     experiments = {item.name: item.experiment_id for item in pages(client.search_experiments)}
@@ -260,13 +302,15 @@ def _write(client: MlflowClient, folder: ProvenanceFolder, done: Ingested, run_n
         counted = [job for job in jobs if job.workflow == workflow] if study == homes[workflow] else members
         if key not in parents:
             tags = {WORKFLOW_TAG: workflow or "", LEDGER_TAG: entries[0]["digest"]}
-            started = _milliseconds(min(job.started for job in counted))
+            started = min(job.started for job in counted)
             run = client.create_run(key[0], started, tags, run_name=f"workflow {workflow or 'unnamed'}")
             parents[key] = Held(run.info.run_id, key[0], "RUNNING", tags)
         parent = parents[key]
         for position in range(0, len(waiting), BATCH_RUNS):
             batch = waiting[position : position + BATCH_RUNS]
-            identities = server.write([_run(job, key[0], parent.run_id, entries[0]["digest"]) for job in batch])
+            identities = server.write(
+                [_run(job, history, key[0], parent.run_id, entries[0]["digest"]) for job in batch]
+            )
             for job, identity in zip(batch, identities, strict=True):
                 children[job.name] = Held(identity, key[0], STATUS[job.status], {})
             done.added += len(batch)
@@ -280,7 +324,7 @@ def _write(client: MlflowClient, folder: ProvenanceFolder, done: Ingested, run_n
     _copy_documents(
         client, server, folder, homes, {w: parents[experiments[home], w or ""] for w, home in homes.items()}
     )
-    _register_dictionaries(client, server, jobs, {name: run.run_id for name, run in children.items()})
+    _register_dictionaries(client, server, history, jobs, {name: run.run_id for name, run in children.items()})
 
 
 def _is_new(client: MlflowClient, job: Job, held: Held | None, done: Ingested) -> bool:
@@ -297,39 +341,20 @@ def _is_new(client: MlflowClient, job: Job, held: Held | None, done: Ingested) -
     return False
 
 
-def _jobs(folder: ProvenanceFolder, entries: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
+def _jobs(history: History, entries: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
     """Give the jobs whose records the ledger names."""
     named = {item["sha256"] for entry in entries for kind in ("records", "crashed") for item in entry[kind]}
-    for name, (start, final) in folder.jobs().items():
-        path = final or start
-        content = path.read_bytes()
-        identity = hashlib.sha256(content).hexdigest()
-        if identity not in named:
-            continue
-        record = json.loads(content)
-        outputs = record.get("outputs") or []
-        yield Job(
-            name,
-            path,
-            identity,
-            record["status"] if final else "crashed",
-            record["workflow"],
-            record["wildcards"].get("dataset"),
-            record["started"],
-            record.get("ended", record["started"]),
-            tuple(item for item in outputs if Path(item["path"]).name == DICTIONARY_FILE),
-        )
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
+    for name, item in history.jobs.items():
+        job = Job(name, item.path, sha256_file(item.path), item.record)
+        if job.sha256 in named:
+            yield job
 
 
 def _close_parent(client: MlflowClient, parent: str, jobs: list[Job], entry: Mapping[str, Any]) -> None:
     """Anchor the ledger's entry at its workflow, and say how many jobs it had."""
     from mlflow.entities import Metric, RunTag
 
-    ended = _milliseconds(max(job.ended for job in jobs))
+    ended = max(job.ended for job in jobs)
     failed = sum(job.status != "success" for job in jobs)
     # The step lets the numbers of a later entry about the same workflow count as the later ones.
     metrics = [
@@ -364,43 +389,45 @@ def _copy_documents(
 
 
 def _register_dictionaries(
-    client: MlflowClient, server: Server, jobs: Iterable[Job], identities: Mapping[str, str]
+    client: MlflowClient, server: Server, history: History, jobs: Iterable[Job], identities: Mapping[str, str]
 ) -> None:
     """Enter each distinct dictionary as a version of the model that is called after its place in the study."""
-    waiting = [(job, item) for job in jobs for item in job.dictionaries]
+    waiting = [(job, item) for job in jobs for item in job.outputs if Path(item["path"]).name == DICTIONARY_FILE]
     if not waiting:
         return
     models = {item.name for item in pages(client.search_registered_models)}
     versions = {(item.name, item.tags.get("sha256")) for item in pages(client.search_model_versions)}
     for job, item in waiting:
-        record = read_json(job.path)
-        keys = {key: record["wildcards"][key] for key in ("dataset", "model", "whitening", "dictionary")}
+        keys = {key: job.record["wildcards"][key] for key in ("dataset", "model", "whitening", "dictionary")}
         name = ".".join(keys.values())
         if (name, item["sha256"]) in versions:
             continue
+        versions.add((name, item["sha256"]))
         if name not in models:
             client.create_registered_model(name, keys)
             models.add(name)
-        path = Path(item["path"])
-        card = _card(record, path.with_name("card.json"))
+        card = _card(job, str(Path(item["path"]).with_name("card.json")), history.locate)
         tags = {"sha256": item["sha256"], "bytes": item["size"], "path": item["path"], "job": job.name}
-        tags |= {RECORD_TAG: job.sha256, **{key: value for key, value in _leaves(card) if _is_headline(key, value)}}
+        tags |= {
+            RECORD_TAG: job.sha256,
+            **{key.removeprefix("training."): value for key, value in _leaves(card) if _is_headline(key, value)},
+        }
+        file = history.locate(item["path"]).absolute().as_uri()
         client.create_model_version(
             name,
             # A server takes no reference to a file outside its artifacts: there, the run's table of outputs names it.
-            path.absolute().as_uri() if server.is_database else f"runs:/{identities[job.name]}/{OUTPUTS_TABLE}",
+            file if server.is_database else f"runs:/{identities[job.name]}/{OUTPUTS_TABLE}",
             identities[job.name],
             {key: str(value) for key, value in tags.items()},
             description=_describe(card),
             await_creation_for=0,
         )
-        versions.add((name, item["sha256"]))
 
 
-def _card(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _card(job: Job, path: str, locate: Locate) -> dict[str, Any]:
     """Read a card, empty where it is no longer the one that the job wrote."""
-    expected = next((item["sha256"] for item in record["outputs"] if Path(item["path"]) == path), None)
-    return read_json(path) if path.is_file() and sha256_file(path) == expected else {}
+    item = next((item for item in job.outputs if item["path"] == path), None)
+    return read_json(locate(path)) if item and _unchanged(item, locate) else {}
 
 
 def _is_headline(key: str, value: Any) -> bool:
@@ -416,49 +443,35 @@ def _describe(card: Mapping[str, Any]) -> str:
     return f"```json\n{text[:MODEL_DESCRIPTION_CHARACTERS]}\n```"
 
 
-def _run(job: Job, experiment: str, parent: str, identity: str) -> Run:
+def _run(job: Job, history: History, experiment: str, parent: str, identity: str) -> Run:
     """Make a record a run."""
-    record = read_json(job.path)
-    outputs = record.get("outputs") or []
-    figures = [item for item in outputs if "figures" in Path(item["path"]).parts]
-    copies = [(Path(item["path"]), f"figures/{Path(item['path']).parent.name}") for item in figures if _unchanged(item)]
-    copied = {str(path) for path, _ in copies}
-    table = {
-        "columns": ["name", "path", "media_type", "size", "sha256", "copied"],
-        "data": [
-            [
-                *(item[key] for key in ("name", "path")),
-                _media_type(item),
-                item["size"],
-                item["sha256"],
-                item["path"] in copied,
-            ]
-            for item in outputs
-        ],
-    }
+    record = job.record
+    figures = [
+        item for item in job.outputs if "figures" in Path(item["path"]).parts and _unchanged(item, history.locate)
+    ]
+    copied = {item["path"]: f"figures/{Path(item['path']).parent.name}" for item in figures}
+    table = [
+        [*(item.get(key, UNKNOWN_TYPE) for key in OUTPUTS_COLUMNS), item["path"] in copied] for item in job.outputs
+    ]
     return Run(
         experiment=experiment,
         name=f"{record['rule']} {'/'.join(map(str, record['wildcards'].values()))}".strip(),
         status=STATUS[job.status],
-        start_time=_milliseconds(job.started),
-        end_time=_milliseconds(job.ended),
+        start_time=job.started,
+        end_time=job.ended,
         tags={**_tags(job, record), LEDGER_TAG: identity, "mlflow.parentRunId": parent},
         params=parameters(record),
-        metrics=measured(record),
+        metrics=measured(record, history.locate),
         datasets=list(_datasets(record)),
-        files={"record.json": record, OUTPUTS_TABLE: table},
-        copies=copies,
+        files={"record.json": record, OUTPUTS_TABLE: {"columns": [*OUTPUTS_COLUMNS, "copied"], "data": table}},
+        copies=[(history.locate(path), place) for path, place in copied.items()],
     )
 
 
-def _unchanged(item: Mapping[str, Any]) -> bool:
+def _unchanged(item: Mapping[str, Any], locate: Locate) -> bool:
     """Tell whether a file is still the one that a job wrote."""
-    path = Path(item["path"])
+    path = locate(item["path"])
     return path.is_file() and sha256_file(path) == item["sha256"]
-
-
-def _media_type(item: Mapping[str, Any]) -> str:
-    return item.get("media_type") or mimetypes.guess_type(item["path"])[0] or "application/octet-stream"
 
 
 def _tags(job: Job, record: Mapping[str, Any]) -> dict[str, str]:
@@ -475,11 +488,11 @@ def _tags(job: Job, record: Mapping[str, Any]) -> dict[str, str]:
         "conceptome.lock": record.get("lock"),
         "conceptome.error": record.get("error"),
         "conceptome.log": record.get("log"),
-        "conceptome.host": record["host"]["name"],
+        "conceptome.host": (record.get("machine") or record["host"])["name"],
         "conceptome.scheduler_id": record["scheduler_id"],
         "conceptome.dirty": commit.get("dirty"),
         # To be searched for: which job wrote the file that has this sha256? As many as fit; the table has all.
-        "conceptome.output_sha256": " ".join(item["sha256"] for item in record.get("outputs") or []),
+        "conceptome.output_sha256": " ".join(item["sha256"] for item in job.outputs),
         "mlflow.source.name": record["rule"],
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": commit.get("id"),
@@ -517,7 +530,7 @@ def _name(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-./ " else "_" for letter in text)
 
 
-def measured(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
+def measured(record: Mapping[str, Any], locate: Locate = Path) -> list[tuple[str, float, int]]:
     """Give a job's numbers as (name, value, step): cost, what the script reported, its cards and evidence tables."""
     found: list[tuple[str, float, int]] = []
     if "ended" in record:
@@ -530,11 +543,12 @@ def measured(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
     for item in outputs:
         path = Path(item["path"])
         # A file that was overwritten since: its numbers belong to the record of the job that did so.
-        if path.name == "card.json" and _unchanged(item):
+        if path.name == "card.json" and _unchanged(item, locate):
             place = os.path.relpath(path.parent, os.path.commonpath(cards)) if len(cards) > 1 else ""
-            found.extend(from_card(read_json(path), place))
-        elif path.suffix == ".parquet" and path.stem in SUMMARIES and _unchanged(item):
-            found.extend((name, value, 0) for name, value in from_evidence(path.stem, read_parquet(path)))
+            found.extend(from_card(read_json(locate(item["path"])), place))
+        elif path.suffix == ".parquet" and path.stem in SUMMARIES and _unchanged(item, locate):
+            frame = read_parquet(locate(item["path"]))
+            found.extend((name, value, 0) for name, value in from_evidence(path.stem, frame))
     unique: dict[tuple[str, int], float] = {}
     for name, value, step in found:
         if isinstance(value, int | float) and math.isfinite(value):
