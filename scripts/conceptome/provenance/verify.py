@@ -417,10 +417,7 @@ class Verification:
         from conceptome.provenance.mlflow import expected_metrics
 
         job = self.history.jobs.get(name)
-        if job is None:
-            return {}
-        outputs = [{**item, "path": str(self.history.locate(item["path"]))} for item in job.record.get("outputs") or []]
-        return expected_metrics({**job.record, "outputs": outputs})
+        return {} if job is None else expected_metrics(job.record, self.history.locate)
 
     def _statement(self) -> Iterator[Finding]:
         """Compare the signed statement with the ledger and the records."""
