@@ -208,11 +208,11 @@ def test_another_published_file_in_the_catalogue_is_found(results, tmp_path, mon
     (tmp_path / "checkout/Snakefile").touch()
     catalogue = tmp_path / "checkout/config/sources.yaml"
     name, recorded = "pbmc_stim.RData", sha256_file(results / "sources/pbmc_stim.RData")
-    catalogue.write_text((REPOSITORY / "config/sources.yaml").read_text().replace(recorded, "0" * 64))
+    catalogue.write_text((REPOSITORY / "config/sources.yaml").read_text().replace(recorded, "f" * 64))
     monkeypatch.chdir(tmp_path / "checkout")
     (finding,) = verify(results)
     assert (finding.kind, finding.path) == ("source", str(results / "sources" / name))
-    assert finding.message == f"retrieved as sha256 {recorded[:12]}…, but {catalogue} says {'0' * 12}…"
+    assert finding.message == f"retrieved as sha256 {recorded[:12]}…, but {catalogue} says {'f' * 12}…"
 
 
 # ---- records, ledger, MLflow, signature ----
@@ -293,7 +293,12 @@ def three(witnessed, tmp_path_factory) -> Path:
     """A ledger of three entries."""
     folder = clone(witnessed.parent, tmp_path_factory.mktemp("three") / "results") / "test"
     for number in (1, 2):
-        write_record(folder, f"2999010{number}T000000-learn-00000000", workflow=f"2999010{number}T000000-00000000")
+        write_record(
+            folder,
+            f"2999010{number}T000000-learn-00000000",
+            workflow=f"2999010{number}T000000-00000000",
+            results="results/test",
+        )
         mlflow.ingest(folder)
     assert verify(folder) == []
     return folder
@@ -349,7 +354,7 @@ def test_a_missing_or_broken_database_is_a_finding(results):
 def test_a_clock_that_was_set_back_is_named(results, monkeypatch):
     past = time.time() - 400 * 86400
     monkeypatch.setattr("time.time", lambda: past)
-    write_record(results, "29990101T000000-learn-00000000", workflow="29990101T000000-00000000")
+    write_record(results, "29990101T000000-learn-00000000", workflow="29990101T000000-00000000", results="results/test")
     ledger.append(results)
     monkeypatch.undo()
     mlflow.ingest(results)
@@ -383,7 +388,7 @@ def test_code_edited_after_the_run_is_named_module_by_module(checkout, witnessed
     (finding,) = verify(witnessed)
     assert (finding.kind, finding.path) == ("code", str(module))
     assert finding.message.endswith(" were made by a version that differs from the code here")
-    assert "(measure)" in finding.message
+    assert "measure)" in finding.message
     module.unlink()
     (finding,) = verify(witnessed)
     assert finding.message.endswith(" were made by a version that is not here")
@@ -489,7 +494,7 @@ def test_two_workflows_at_once_leave_one_clean_run(workspace):
 
 @pytest.mark.parametrize("moment", ["ledger.jsonl", "mlflow.db"])
 def test_after_a_killed_ingest_the_next_one_completes(results, moment):
-    write_record(results, "29990101T000000-learn-00000000", workflow="29990101T000000-00000000")
+    write_record(results, "29990101T000000-learn-00000000", workflow="29990101T000000-00000000", results="results/test")
     before = (results / moment).stat().st_mtime_ns
     process = subprocess.Popen(
         [sys.executable, "-m", "conceptome", "mlflow", "ingest", "--results", str(results)], stdout=subprocess.DEVNULL
