@@ -15,7 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,13 @@ def record_of(results: Path, output: str) -> Path:
         if any(item["path"].endswith(output) for item in read_json(path)["outputs"]):
             return path
     raise AssertionError(f"nobody wrote {output}")
+
+
+def add_run(results: Path, number: int) -> None:
+    """Add the record of a later run that wrote nothing."""
+    with chdir(results.parents[1]):
+        name = f"2999010{number}T000000"
+        write_record(Path("results/test"), f"{name}-learn-00000000", workflow=f"{name}-00000000")
 
 
 def rewrite_ledger(results: Path, lines: list[dict]) -> None:
@@ -293,12 +300,7 @@ def three(witnessed, tmp_path_factory) -> Path:
     """A ledger of three entries."""
     folder = clone(witnessed.parent, tmp_path_factory.mktemp("three") / "results") / "test"
     for number in (1, 2):
-        write_record(
-            folder,
-            f"2999010{number}T000000-learn-00000000",
-            workflow=f"2999010{number}T000000-00000000",
-            results="results/test",
-        )
+        add_run(folder, number)
         mlflow.ingest(folder)
     assert verify(folder) == []
     return folder
@@ -354,7 +356,7 @@ def test_a_missing_or_broken_database_is_a_finding(results):
 def test_a_clock_that_was_set_back_is_named(results, monkeypatch):
     past = time.time() - 400 * 86400
     monkeypatch.setattr("time.time", lambda: past)
-    write_record(results, "29990101T000000-learn-00000000", workflow="29990101T000000-00000000", results="results/test")
+    add_run(results, 1)
     ledger.append(results)
     monkeypatch.undo()
     mlflow.ingest(results)
@@ -494,7 +496,7 @@ def test_two_workflows_at_once_leave_one_clean_run(workspace):
 
 @pytest.mark.parametrize("moment", ["ledger.jsonl", "mlflow.db"])
 def test_after_a_killed_ingest_the_next_one_completes(results, moment):
-    write_record(results, "29990101T000000-learn-00000000", workflow="29990101T000000-00000000", results="results/test")
+    add_run(results, 1)
     before = (results / moment).stat().st_mtime_ns
     process = subprocess.Popen(
         [sys.executable, "-m", "conceptome", "mlflow", "ingest", "--results", str(results)], stdout=subprocess.DEVNULL
