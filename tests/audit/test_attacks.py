@@ -451,7 +451,7 @@ def test_after_a_killed_job_the_next_run_completes_and_is_clean(workspace):
     )
     job = started_job(workspace, known)
     os.kill(job["process"]["pid"], signal.SIGKILL)
-    assert running.wait(timeout=120) != 0
+    assert running.wait(timeout=300) != 0
     assert read_lines(workspace.path("ledger.jsonl"))[-1]["crashed"][0]["job"] == job["job"]
     assert str(workspace.folder / TARGET) in {item.path for item in verify(workspace.path())}
     workspace.snakemake(TARGET)
@@ -486,7 +486,7 @@ def test_two_workflows_at_once_leave_one_clean_run(workspace):
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=200)[0] for process in both]
+    said = [process.communicate(timeout=300)[0] for process in both]
     codes = sorted(process.returncode for process in both)
     # The second is refused by Snakemake's lock, or finds nothing left to do.
     assert codes in ([0, 0], [0, 1]), said
