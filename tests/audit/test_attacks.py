@@ -302,7 +302,6 @@ def three(witnessed, tmp_path_factory) -> Path:
     for number in (1, 2):
         add_run(folder, number)
         mlflow.ingest(folder)
-    assert verify(folder) == []
     return folder
 
 
@@ -355,10 +354,10 @@ def test_a_missing_or_broken_database_is_a_finding(results):
 
 def test_a_clock_that_was_set_back_is_named(results, monkeypatch):
     past = time.time() - 400 * 86400
-    monkeypatch.setattr("time.time", lambda: past)
     add_run(results, 1)
-    ledger.append(results)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: past)
+        ledger.append(results)
     mlflow.ingest(results)
     (finding,) = verify(results)
     assert (finding.kind, finding.path) == ("clock", str(results / "ledger.jsonl"))
