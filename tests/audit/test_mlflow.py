@@ -78,16 +78,16 @@ def test_a_record_becomes_a_run_with_all_that_it_holds(results, tmp_path):
     assert metrics["labels/significant/topk/type"] == 1.0
     assert metrics["labels/auroc/topk/type"] == 0.9
     assert metrics["card/training.dead"] == 3
-    assert metrics["training.fvu"] == 0.4
+    assert metrics["curve/fvu"] == 0.4
     assert metrics["kept"] == 0.5
     assert metrics["cost/seconds"] == 10
-    assert run.data.tags["conceptome.record"] == sha256_file(path)
+    assert run.data.tags["conceptome.record_sha256"] == sha256_file(path)
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.digest == sha256_file(data)[:36]
     assert {tag.key: tag.value for tag in dataset.tags}["sha256"] == sha256_file(data)
     parent = runs(results)["kang2018", "workflow w1"]
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert parent.data.tags["conceptome.ledger_head"] == ledger.head(results)
+    assert parent.data.tags["conceptome.ledger_entry"] == ledger.head(results)
     kept = json.loads((results / "mlflow-artifacts/kang2018" / run.info.run_id / "artifacts/record.json").read_text())
     assert kept["outputs"][0]["sha256"] == sha256_file(card)
 
@@ -108,13 +108,13 @@ def test_ingesting_again_adds_nothing_and_new_records_join_their_parent(results)
         results, "job2", status="failure", error="no control rows", wildcards={"dataset": "kang2018", "model": "pca"}
     )
     assert mlflow.ingest(results).added == 2
-    assert len(runs(results)) == 3
+    assert len(runs(results)) == 4
     again = mlflow.ingest(results)
     assert (again.added, again.already, again.entries) == (0, 2, 0)
     write_record(results, "job3", wildcards={"dataset": "kang2018", "model": "third"})
     assert mlflow.ingest(results).added == 1
     found = runs(results)
-    assert len(found) == 4
+    assert len(found) == 5
     assert found["kang2018", "learn kang2018/pca"].info.status == "FAILED"
     assert found["kang2018", "learn kang2018/pca"].data.tags["conceptome.error"] == "no control rows"
     assert found["kang2018", "workflow w1"].data.metrics == {"jobs": 3, "jobs_failed": 1}
@@ -135,21 +135,21 @@ def test_a_crashed_job_is_said_once_and_kept_as_failed(results):
 def test_an_ingest_that_died_is_completed(results, monkeypatch):
     write_record(results, "job1")
     write_record(results, "job2", wildcards={"dataset": "kang2018", "model": "pca"})
-    whole = mlflow._write_artifacts
+    whole = mlflow.parameters
 
-    def die_at_the_second(client, run, uri, record):
+    def die_at_the_second(record):
         if record["job"] == "job2":
             raise RuntimeError("power cut")
-        whole(client, run, uri, record)
+        return whole(record)
 
-    monkeypatch.setattr(mlflow, "_write_artifacts", die_at_the_second)
+    monkeypatch.setattr(mlflow, "parameters", die_at_the_second)
     with pytest.raises(RuntimeError, match="power cut"):
         mlflow.ingest(results)
-    monkeypatch.setattr(mlflow, "_write_artifacts", whole)
-    done = mlflow.ingest(results)
-    assert (done.added, done.already) == (1, 1)
+    monkeypatch.setattr(mlflow, "parameters", whole)
+    assert mlflow.ingest(results).added == 2
+    assert mlflow.ingest(results).added == 0
     found = runs(results)
-    assert len(found) == 3
+    assert len(found) == 4
     assert all(run.info.status == "FINISHED" for run in found.values())
 
 

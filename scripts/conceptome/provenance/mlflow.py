@@ -1,45 +1,60 @@
 """From records to MLflow: one writer, after the workflow, as often as one likes.
 
-Jobs never import MLflow. `ingest` first closes the ledger over the new records and then writes one MLflow run per
-record that MLflow does not hold yet: a run that was left half-written by an ingest that died is thrown away and
-written again. Studies are experiments; jobs that serve several studies (retrieval, figures) are kept in the experiment
-that carries the run's name. In each experiment the jobs of one workflow run hang under one parent run.
+Jobs never import MLflow. `ingest` first closes the ledger over the new records and then writes what MLflow does not
+hold yet: one run per record, in the experiment of its study; jobs that serve several studies (retrieval, figures) are
+kept in the experiment that carries the run's name. In each experiment the jobs of one workflow hang under one parent
+run. A run that an ingest left half-written when it died is thrown away and written again.
+
+Each run carries the sha256 of its record, each parent the digest and number of its workflow's last ledger entry, so
+that MLflow bears witness of the ledger (`anchors`). What contradicts it is reported and never overwritten.
 
 The store is the SQLite file results/mlflow.db, unless MLFLOW_TRACKING_URI names another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+import mimetypes
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
-from conceptome.files import atomic_path, read_json, read_parquet, sha256_file, write_json
+from conceptome.errors import DataError
+from conceptome.files import atomic_path, read_json, read_parquet, sha256_file
 from conceptome.provenance import ledger
 from conceptome.provenance.folder import ProvenanceFolder, digest, lock
+from conceptome.provenance.tracking import CURVE, WORKFLOW_TAG, Held, Run, Server, open_tracking, pages
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Dataset
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
-RECORD_TAG = "conceptome.record"
-WORKFLOW_TAG = "conceptome.workflow"
+JOB_TAG = "conceptome.job"
+STATUS_TAG = "conceptome.status"
+RECORD_TAG = "conceptome.record_sha256"
+LEDGER_TAG = "conceptome.ledger"  # digest of the ledger's first entry: which ledger this is
+ENTRY_TAG = "conceptome.ledger_entry"
+SEQUENCE_TAG = "conceptome.ledger_sequence"
+DICTIONARY_FILE = "dictionary.safetensors"
+OUTPUTS_TABLE = "outputs.json"
+CRASHED = "Started and never ended: killed, or its machine went down."
 STATUS = {"success": "FINISHED", "failure": "FAILED", "interrupted": "KILLED", "crashed": "FAILED"}
 
-# Limits of MLflow's API: entities in a batch, characters of a parameter and of a dataset's digest.
-BATCH_METRICS = 900
-BATCH_PARAMS = 90
+# Limits of MLflow: characters of a parameter, a tag and a data set's digest.
 PARAM_CHARACTERS = 6000
+TAG_CHARACTERS = 5000
 DATASET_DIGEST_CHARACTERS = 36
+MODEL_DESCRIPTION_CHARACTERS = 4900
+BATCH_RUNS = 200
 CURVE_POINTS = 200
 FDR = 0.05
 
@@ -58,29 +73,35 @@ SUMMARIES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 
 @dataclass
 class Ingested:
-    """What one ingest did."""
+    """What one ingest did.
+
+    Attributes
+    ----------
+    altered
+        What contradicts what MLflow holds, one line each; none of it was written.
+    """
 
     uri: str
     added: int = 0
     already: int = 0
     crashed: list[str] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
     entries: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """One record on its way to MLflow."""
+    """One record on its way to MLflow, without its content, which is read again when it is written."""
 
     name: str
     path: Path
     sha256: str
-    record: dict[str, Any]
     status: str
-
-    @property
-    def title(self) -> str:
-        """Rule and wildcard values, as people call the job."""
-        return f"{self.record['rule']} {'/'.join(map(str, self.record['wildcards'].values()))}".strip()
+    workflow: str | None
+    study: str | None
+    started: float
+    ended: float
+    dictionaries: tuple[Mapping[str, Any], ...]
 
 
 def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingested:
@@ -89,7 +110,7 @@ def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingest
     Parameters
     ----------
     run_name
-        Experiment of the jobs that serve several studies; None: the name in the workflow's own file, else "conceptome".
+        Experiment of the jobs that serve several studies, where the workflow's own file names none; None: "conceptome".
     """
     folder = ProvenanceFolder(results)
     with lock(folder.path / "ingest.lock"):
@@ -105,7 +126,73 @@ def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingest
     return done
 
 
-def connect(folder: ProvenanceFolder) -> tuple[MlflowClient, str]:
+def anchors(results: str | os.PathLike, uri: str | None = None) -> dict[str, Any]:
+    """Read what MLflow holds now of this results folder, to be compared with the ledger and the records.
+
+    Parameters
+    ----------
+    uri
+        Tracking store; None: MLFLOW_TRACKING_URI, else the SQLite file of the results folder, which must exist.
+
+    Returns
+    -------
+    head
+        Digest of the last ledger entry that MLflow knows; None: it knows none.
+    entries
+        Workflow → digest of the last ledger entry about it.
+    records
+        Job → sha256 of its final record, or of its start record where it crashed.
+    metrics
+        Job → metric → latest value, and `name@step` → value for each point of a curve, as `expected_metrics` has them.
+
+    Raises
+    ------
+    DataError
+        There is no such SQLite file.
+    """
+    folder = ProvenanceFolder(results)
+    if not uri and not os.environ.get("MLFLOW_TRACKING_URI") and not folder.database.exists():
+        raise DataError(f"{folder.database}: missing; `conceptome mlflow ingest` writes it anew")
+    client, _ = connect(folder, uri)
+    server = open_tracking(client)
+    runs = list(_ours(folder, server.held()))
+    workflows = [run for run in runs if ENTRY_TAG in run.tags]
+    workflows.sort(key=lambda run: int(run.tags[SEQUENCE_TAG]))
+    jobs = {run.run_id: run.tags[JOB_TAG] for run in runs if JOB_TAG in run.tags and run.status != "RUNNING"}
+    return {
+        "head": workflows[-1].tags[ENTRY_TAG] if workflows else None,
+        "entries": {run.tags[WORKFLOW_TAG] or None: run.tags[ENTRY_TAG] for run in workflows},
+        "records": {run.tags[JOB_TAG]: run.tags[RECORD_TAG] for run in runs if run.run_id in jobs},
+        "metrics": {jobs[run_id]: values for run_id, values in server.metrics(jobs).items()},
+    }
+
+
+def expected_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """Give the metrics that an ingest of this record writes, in the form of `anchors`.
+
+    Numbers of cards and evidence tables are left out where the file is no longer the one that the job wrote.
+    """
+    latest: dict[str, tuple[int, float]] = {}
+    values = {}
+    for name, value, step in measured(record):
+        if name.startswith(CURVE):
+            values[f"{name}@{step}"] = value
+        if name not in latest or latest[name][0] <= step:
+            latest[name] = (step, value)
+    return {**values, **{name: value for name, (_, value) in latest.items()}}
+
+
+def _ours(folder: ProvenanceFolder, runs: Iterable[Held]) -> Iterator[Held]:
+    """Keep the runs of this results folder: of its ledger, or of a workflow that it knows of by other means."""
+    entries = ledger.entries(folder.results)
+    identity = entries[0]["digest"] if entries else None
+    workflows = {entry["workflow"] or "" for entry in entries} | {path.stem for path in folder.workflows.glob("*.json")}
+    for run in runs:
+        if run.tags.get(LEDGER_TAG) == identity or run.tags[WORKFLOW_TAG] in workflows:
+            yield run
+
+
+def connect(folder: ProvenanceFolder, uri: str | None = None) -> tuple[MlflowClient, str]:
     """Open the tracking store; a new SQLite file is built under another name first, so that it is whole or absent."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     # MLflow configures its own and alembic's logging on import, unless told not to, and narrates every migration.
@@ -114,7 +201,7 @@ def connect(folder: ProvenanceFolder) -> tuple[MlflowClient, str]:
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
@@ -142,143 +229,245 @@ def _without_sync(connection: Any, _: object) -> None:
 
 
 def _write(client: MlflowClient, folder: ProvenanceFolder, done: Ingested, run_name: str | None) -> None:
-    names = _workflow_names(folder)
-    experiments = {item.name: item.experiment_id for item in _all_experiments(client)}
-    present, parents = _present(client, list(experiments.values()))
-    waiting: dict[tuple[str, str | None], list[Job]] = defaultdict(list)
-    for job in _jobs(folder):
-        if job.sha256 in present:
-            done.already += 1
-            continue
-        workflow = job.record["workflow"]
-        study = job.record["wildcards"].get("dataset") or run_name or names.get(workflow) or "conceptome"
-        waiting[study, workflow].append(job)
-    head = ledger.head(folder.results)
-    for (study, workflow), jobs in waiting.items():
+    server = open_tracking(client)
+    entries = ledger.entries(folder.results)
+    children: dict[str, Held] = {}
+    parents: dict[tuple[str, str], Held] = {}
+    for run in _ours(folder, server.held()):
+        if JOB_TAG not in run.tags:
+            parents[run.experiment, run.tags[WORKFLOW_TAG]] = run
+        elif run.status == "RUNNING":
+            client.delete_run(run.run_id)
+        else:
+            children[run.tags[JOB_TAG]] = run
+    names = {path.stem: read_json(path).get("name") for path in folder.workflows.glob("*.json")}
+    last = {entry["workflow"]: entry for entry in entries}
+    homes = {workflow: names.get(workflow) or run_name or "conceptome" for workflow in last}
+    # In its home experiment each workflow has a parent run, even without a job there: it bears what belongs to all.
+    groups: dict[tuple[str, str | None], list[Job]] = {(home, workflow): [] for workflow, home in homes.items()}
+    jobs = list(_jobs(folder, entries))
+    for job in jobs:
+        groups.setdefault((job.study or homes[job.workflow], job.workflow), []).append(job)
+    experiments = {item.name: item.experiment_id for item in pages(client.search_experiments)}
+    digests = {entry["digest"] for entry in entries}
+    for (study, workflow), members in groups.items():
         if study not in experiments:
-            location = (folder.artifacts.absolute() / study).as_uri() if _is_local(done.uri) else None
+            local = server.is_database and not os.environ.get("MLFLOW_TRACKING_URI")
+            location = (folder.artifacts.absolute() / study).as_uri() if local else None
             experiments[study] = client.create_experiment(study, artifact_location=location)
-        experiment = experiments[study]
-        parent = parents.get((experiment, workflow)) or _create_parent(client, experiment, workflow, jobs)
-        for job in jobs:
-            _write_job(client, experiment, parent, job)
-            done.added += 1
-        _close_parent(client, parent, jobs, head)
+        key = (experiments[study], workflow or "")
+        waiting = [job for job in members if _is_new(client, job, children.get(job.name), done)]
+        counted = [job for job in jobs if job.workflow == workflow] if study == homes[workflow] else members
+        if key not in parents:
+            tags = {WORKFLOW_TAG: workflow or "", LEDGER_TAG: entries[0]["digest"]}
+            started = _milliseconds(min(job.started for job in counted))
+            run = client.create_run(key[0], started, tags, run_name=f"workflow {workflow or 'unnamed'}")
+            parents[key] = Held(run.info.run_id, key[0], "RUNNING", tags)
+        parent = parents[key]
+        for position in range(0, len(waiting), BATCH_RUNS):
+            batch = waiting[position : position + BATCH_RUNS]
+            identities = server.write([_run(job, key[0], parent.run_id, entries[0]["digest"]) for job in batch])
+            for job, identity in zip(batch, identities, strict=True):
+                children[job.name] = Held(identity, key[0], STATUS[job.status], {})
+            done.added += len(batch)
+        anchored = parent.tags.get(ENTRY_TAG)
+        if anchored and anchored not in digests:
+            done.altered.append(
+                f"workflow {workflow}: MLflow names ledger entry {anchored[:12]}…, which {folder.ledger} has no more"
+            )
+        elif waiting or parent.status == "RUNNING" or anchored != last[workflow]["digest"]:
+            _close_parent(client, parent.run_id, counted, last[workflow])
+    _copy_documents(
+        client, server, folder, homes, {w: parents[experiments[home], w or ""] for w, home in homes.items()}
+    )
+    _register_dictionaries(client, server, jobs, {name: run.run_id for name, run in children.items()})
 
 
-def _is_local(uri: str) -> bool:
-    return uri.startswith("sqlite:")
+def _is_new(client: MlflowClient, job: Job, held: Held | None, done: Ingested) -> bool:
+    """Tell whether a job has yet to be written; a run of a job that was taken for crashed makes way for its end."""
+    if held is None:
+        return True
+    if held.tags[RECORD_TAG] == job.sha256:
+        done.already += 1
+        return False
+    if held.tags[STATUS_TAG] == "crashed" and job.status != "crashed":
+        client.delete_run(held.run_id)
+        return True
+    done.altered.append(f"{job.path}: sha256 {job.sha256[:12]}…, but MLflow holds it as {held.tags[RECORD_TAG][:12]}…")
+    return False
 
 
-def _workflow_names(folder: ProvenanceFolder) -> dict[str, str]:
-    """Workflow id → run name, from the files that the front door leaves."""
-    return {path.stem: read_json(path).get("name") for path in folder.workflows.glob("*.json")}
-
-
-def _all_experiments(client: MlflowClient) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_experiments(max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _present(client: MlflowClient, experiments: list[str]) -> tuple[set[str], dict[tuple[str, str | None], str]]:
-    """Give the digests that MLflow holds and the parent run of each (experiment, workflow); drop half-written runs."""
-    present: set[str] = set()
-    parents: dict[tuple[str, str | None], str] = {}
-    for experiment in experiments:
-        token = None
-        while True:
-            page = client.search_runs([experiment], max_results=5000, page_token=token)
-            for run in page:
-                tags = run.data.tags
-                if RECORD_TAG in tags:
-                    if run.info.status == "RUNNING":
-                        client.delete_run(run.info.run_id)
-                    else:
-                        present.add(tags[RECORD_TAG])
-                elif WORKFLOW_TAG in tags:
-                    parents[experiment, tags[WORKFLOW_TAG] or None] = run.info.run_id
-            token = page.token
-            if not token:
-                break
-    return present, parents
-
-
-def _jobs(folder: ProvenanceFolder) -> Iterator[Job]:
+def _jobs(folder: ProvenanceFolder, entries: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
+    """Give the jobs whose records the ledger names."""
+    named = {item["sha256"] for entry in entries for kind in ("records", "crashed") for item in entry[kind]}
     for name, (start, final) in folder.jobs().items():
         path = final or start
-        record = read_json(path)
-        if final is None and ledger.is_running(record):
+        content = path.read_bytes()
+        identity = hashlib.sha256(content).hexdigest()
+        if identity not in named:
             continue
-        yield Job(name, path, sha256_file(path), record, record["status"] if final else "crashed")
+        record = json.loads(content)
+        outputs = record.get("outputs") or []
+        yield Job(
+            name,
+            path,
+            identity,
+            record["status"] if final else "crashed",
+            record["workflow"],
+            record["wildcards"].get("dataset"),
+            record["started"],
+            record.get("ended", record["started"]),
+            tuple(item for item in outputs if Path(item["path"]).name == DICTIONARY_FILE),
+        )
 
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _end(record: Mapping[str, Any]) -> float:
-    return record.get("ended", record["started"])
-
-
-def _create_parent(client: MlflowClient, experiment: str, workflow: str | None, jobs: list[Job]) -> str:
-    started = min(job.record["started"] for job in jobs)
-    tags = {WORKFLOW_TAG: workflow or "", "conceptome.kind": "workflow"}
-    run = client.create_run(experiment, _milliseconds(started), tags, run_name=f"workflow {workflow or 'unnamed'}")
-    return run.info.run_id
-
-
-def _close_parent(client: MlflowClient, parent: str, jobs: list[Job], head: str) -> None:
+def _close_parent(client: MlflowClient, parent: str, jobs: list[Job], entry: Mapping[str, Any]) -> None:
+    """Anchor the ledger's entry at its workflow, and say how many jobs it had."""
     from mlflow.entities import Metric, RunTag
 
-    run = client.get_run(parent)
-    now = _milliseconds(max(_end(job.record) for job in jobs))
+    ended = _milliseconds(max(job.ended for job in jobs))
     failed = sum(job.status != "success" for job in jobs)
-    totals = {
-        "jobs": run.data.metrics.get("jobs", 0) + len(jobs),
-        "jobs_failed": run.data.metrics.get("jobs_failed", 0) + failed,
+    # The step lets the numbers of a later entry about the same workflow count as the later ones.
+    metrics = [
+        Metric(key, float(value), ended, entry["sequence"])
+        for key, value in {"jobs": len(jobs), "jobs_failed": failed}.items()
+    ]
+    tags = [RunTag(ENTRY_TAG, entry["digest"]), RunTag(SEQUENCE_TAG, str(entry["sequence"]))]
+    client.log_batch(parent, metrics=metrics, tags=tags)
+    client.log_dict(parent, dict(entry), "ledger-entry.json")
+    client.set_terminated(parent, "FAILED" if failed else "FINISHED", ended)
+
+
+def _copy_documents(
+    client: MlflowClient,
+    server: Server,
+    folder: ProvenanceFolder,
+    homes: Mapping[str | None, str],
+    parents: Mapping[str | None, Held],
+) -> None:
+    """Copy the report and the crates to the parent run of the last workflow they tell of, again only when changed."""
+    documents = [(folder.results / "report.html", workflow) for workflow in list(homes)[-1:]]
+    for home, workflow in {home: workflow for workflow, home in homes.items()}.items():
+        documents += [(path, workflow) for path in sorted((folder.results / "studies" / home).glob("*crate*"))]
+    for path, workflow in documents:
+        if path.exists():
+            parent = parents[workflow]
+            whole = digest([[item["path"], item["sha256"]] for item in folder.describe("", path)])
+            tag = f"conceptome.copied.{path.name}"
+            if parent.tags.get(tag) != whole:
+                server.copy(client.get_run(parent.run_id).info.artifact_uri, path, "")
+                client.set_tag(parent.run_id, tag, whole)
+
+
+def _register_dictionaries(
+    client: MlflowClient, server: Server, jobs: Iterable[Job], identities: Mapping[str, str]
+) -> None:
+    """Enter each distinct dictionary as a version of the model that is called after its place in the study."""
+    waiting = [(job, item) for job in jobs for item in job.dictionaries]
+    if not waiting:
+        return
+    models = {item.name for item in pages(client.search_registered_models)}
+    versions = {(item.name, item.tags.get("sha256")) for item in pages(client.search_model_versions)}
+    for job, item in waiting:
+        record = read_json(job.path)
+        keys = {key: record["wildcards"][key] for key in ("dataset", "model", "whitening", "dictionary")}
+        name = ".".join(keys.values())
+        if (name, item["sha256"]) in versions:
+            continue
+        if name not in models:
+            client.create_registered_model(name, keys)
+            models.add(name)
+        path = Path(item["path"])
+        card = _card(record, path.with_name("card.json"))
+        tags = {"sha256": item["sha256"], "bytes": item["size"], "path": item["path"], "job": job.name}
+        tags |= {RECORD_TAG: job.sha256, **{key: value for key, value in _leaves(card) if _is_headline(key, value)}}
+        client.create_model_version(
+            name,
+            # A server takes no reference to a file outside its artifacts: there, the run's table of outputs names it.
+            path.absolute().as_uri() if server.is_database else f"runs:/{identities[job.name]}/{OUTPUTS_TABLE}",
+            identities[job.name],
+            {key: str(value) for key, value in tags.items()},
+            description=_describe(card),
+            await_creation_for=0,
+        )
+        versions.add((name, item["sha256"]))
+
+
+def _card(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Read a card, empty where it is no longer the one that the job wrote."""
+    expected = next((item["sha256"] for item in record["outputs"] if Path(item["path"]) == path), None)
+    return read_json(path) if path.is_file() and sha256_file(path) == expected else {}
+
+
+def _is_headline(key: str, value: Any) -> bool:
+    """Tell what of a dictionary's card is worth a column beside its versions."""
+    return not key.startswith("options.") and isinstance(value, str | int | float)
+
+
+def _describe(card: Mapping[str, Any]) -> str:
+    if not card:
+        return "Its card has been overwritten since."
+    training = {key: value for key, value in card.get("training", {}).items() if key != "curve"}
+    text = json.dumps({**card, "training": training}, indent=1, ensure_ascii=False)
+    return f"```json\n{text[:MODEL_DESCRIPTION_CHARACTERS]}\n```"
+
+
+def _run(job: Job, experiment: str, parent: str, identity: str) -> Run:
+    """Make a record a run."""
+    record = read_json(job.path)
+    outputs = record.get("outputs") or []
+    figures = [item for item in outputs if "figures" in Path(item["path"]).parts]
+    copies = [(Path(item["path"]), f"figures/{Path(item['path']).parent.name}") for item in figures if _unchanged(item)]
+    copied = {str(path) for path, _ in copies}
+    table = {
+        "columns": ["name", "path", "media_type", "size", "sha256", "copied"],
+        "data": [
+            [
+                *(item[key] for key in ("name", "path")),
+                _media_type(item),
+                item["size"],
+                item["sha256"],
+                item["path"] in copied,
+            ]
+            for item in outputs
+        ],
     }
-    metrics = [Metric(key, float(value), now, 0) for key, value in totals.items()]
-    client.log_batch(parent, metrics=metrics, tags=[RunTag("conceptome.ledger_head", head)])
-    client.set_terminated(parent, "FAILED" if totals["jobs_failed"] else "FINISHED", now)
-
-
-def _write_job(client: MlflowClient, experiment: str, parent: str, job: Job) -> None:
-    from mlflow.entities import Metric, Param
-
-    record = job.record
-    run = client.create_run(
-        experiment, _milliseconds(record["started"]), {**_tags(job), "mlflow.parentRunId": parent}, run_name=job.title
+    return Run(
+        experiment=experiment,
+        name=f"{record['rule']} {'/'.join(map(str, record['wildcards'].values()))}".strip(),
+        status=STATUS[job.status],
+        start_time=_milliseconds(job.started),
+        end_time=_milliseconds(job.ended),
+        tags={**_tags(job, record), LEDGER_TAG: identity, "mlflow.parentRunId": parent},
+        params=parameters(record),
+        metrics=measured(record),
+        datasets=list(_datasets(record)),
+        files={"record.json": record, OUTPUTS_TABLE: table},
+        copies=copies,
     )
-    identity = run.info.run_id
-    end = _milliseconds(_end(record))
-    params = [Param(key, value) for key, value in parameters(record).items()]
-    metrics = [Metric(key, value, end, step) for key, value, step in measured(record)]
-    for position in range(0, max(len(params), 1), BATCH_PARAMS):
-        first = metrics[:BATCH_METRICS] if position == 0 else []
-        client.log_batch(identity, params=params[position : position + BATCH_PARAMS], metrics=first)
-    for position in range(BATCH_METRICS, len(metrics), BATCH_METRICS):
-        client.log_batch(identity, metrics=metrics[position : position + BATCH_METRICS])
-    datasets = _datasets(record)
-    if datasets:
-        client.log_inputs(identity, datasets)
-    _write_artifacts(client, identity, run.info.artifact_uri, record)
-    # Last, since a run that is still called RUNNING is one that was left half-written.
-    client.set_terminated(identity, STATUS[job.status], end)
 
 
-def _tags(job: Job) -> dict[str, str]:
-    record = job.record
+def _unchanged(item: Mapping[str, Any]) -> bool:
+    """Tell whether a file is still the one that a job wrote."""
+    path = Path(item["path"])
+    return path.is_file() and sha256_file(path) == item["sha256"]
+
+
+def _media_type(item: Mapping[str, Any]) -> str:
+    return item.get("media_type") or mimetypes.guess_type(item["path"])[0] or "application/octet-stream"
+
+
+def _tags(job: Job, record: Mapping[str, Any]) -> dict[str, str]:
     commit = record.get("commit") or {}
     values = {
         RECORD_TAG: job.sha256,
         WORKFLOW_TAG: record["workflow"] or "",
-        "conceptome.job": job.name,
-        "conceptome.status": job.status,
+        JOB_TAG: job.name,
+        STATUS_TAG: job.status,
         "conceptome.rule": record["rule"],
         "conceptome.recipe": record.get("recipe"),
         "conceptome.code": (record.get("code") or {}).get("digest"),
@@ -289,12 +478,16 @@ def _tags(job: Job) -> dict[str, str]:
         "conceptome.host": (record.get("machine") or record["host"])["name"],
         "conceptome.scheduler_id": record["scheduler_id"],
         "conceptome.dirty": commit.get("dirty"),
+        # To be searched for: which job wrote the file that has this sha256? As many as fit; the table has all.
+        "conceptome.output_sha256": " ".join(item["sha256"] for item in record.get("outputs") or []),
         "mlflow.source.name": record["rule"],
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": commit.get("id"),
+        "mlflow.loggedArtifacts": json.dumps([{"path": OUTPUTS_TABLE, "type": "table"}]),
+        "mlflow.note.content": CRASHED if job.status == "crashed" else record.get("error"),
         **{f"wildcard.{key}": value for key, value in record["wildcards"].items()},
     }
-    return {key: str(value)[:5000] for key, value in values.items() if value is not None}
+    return {key: str(value)[:TAG_CHARACTERS] for key, value in values.items() if value is not None}
 
 
 def parameters(record: Mapping[str, Any]) -> dict[str, str]:
@@ -332,14 +525,15 @@ def measured(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
         found.append(("cost/cpu_seconds", record["cpu_seconds"], 0))
         found.append(("cost/peak_memory_bytes", record["peak_memory_bytes"], 0))
     found.extend((str(key), value, 0) for key, value in (record.get("metrics") or {}).items())
-    for item in record.get("outputs") or []:
+    outputs = record.get("outputs") or []
+    cards = [Path(item["path"]).parent for item in outputs if Path(item["path"]).name == "card.json"]
+    for item in outputs:
         path = Path(item["path"])
-        if not path.is_file() or sha256_file(path) != item["sha256"]:
-            # Overwritten by a later job since: its numbers belong to that job's record.
-            continue
-        if path.name == "card.json":
-            found.extend(from_card(read_json(path)))
-        elif path.suffix == ".parquet" and path.stem in SUMMARIES:
+        # A file that was overwritten since: its numbers belong to the record of the job that did so.
+        if path.name == "card.json" and _unchanged(item):
+            place = os.path.relpath(path.parent, os.path.commonpath(cards)) if len(cards) > 1 else ""
+            found.extend(from_card(read_json(path), place))
+        elif path.suffix == ".parquet" and path.stem in SUMMARIES and _unchanged(item):
             found.extend((name, value, 0) for name, value in from_evidence(path.stem, read_parquet(path)))
     unique: dict[tuple[str, int], float] = {}
     for name, value, step in found:
@@ -348,26 +542,39 @@ def measured(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
     return [(name, value, step) for (name, step), value in unique.items()]
 
 
-def from_card(card: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Give the numbers of a card; a list of numbers below `training` is a curve over logged steps."""
+def from_card(card: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, float, int]]:
+    """Give the numbers of a card as (name, value, step); a list of numbers below `training` is a curve.
+
+    Parameters
+    ----------
+    place
+        Tells the cards of one job apart (seed0); comes before the name of the number.
+    """
+    prefix = f"{place}/" if place else ""
     for key, value in _leaves(card):
-        if isinstance(value, bool):
-            continue
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"card/{prefix}{key}", value, 0
+    training = card.get("training")
+    curves = dict(_leaves(training)) if isinstance(training, Mapping) else {}
+    for key, values in curves.items():
+        group, _, name = key.rpartition(".")
+        if isinstance(values, list) and name != "step":
+            steps = curves.get(f"{group}.step" if group else "step", range(len(values)))
+            for step, value in _points(values, steps):
+                yield f"{CURVE}{prefix}{key.removeprefix('curve.')}", value, step
+
+
+def _points(values: list, steps: Iterable[int]) -> Iterator[tuple[int, float]]:
+    """Give (step, value) of a curve, from values beside their steps or from pairs; the last point is always there."""
+    pairs = [
+        (value[0], value[1]) if isinstance(value, list) and len(value) == 2 else (step, value)
+        for step, value in zip(steps, values, strict=False)
+    ]
+    stride = max(1, math.ceil(len(pairs) / CURVE_POINTS))
+    for position in sorted({*range(0, len(pairs), stride), len(pairs) - 1} if pairs else ()):
+        step, value = pairs[position]
         if isinstance(value, int | float):
-            yield f"card/{key}", value, 0
-        elif key.startswith("training") and isinstance(value, list):
-            yield from _curve(key, value)
-
-
-def _curve(key: str, points: list) -> Iterator[tuple[str, float, int]]:
-    stride = max(1, math.ceil(len(points) / CURVE_POINTS))
-    for position in range(0, len(points), stride):
-        point = points[position]
-        if isinstance(point, Mapping):
-            step = int(point.get("step", position))
-            yield from ((f"{key}/{name}", value, step) for name, value in point.items() if name != "step")
-        elif isinstance(point, int | float):
-            yield key, point, position
+            yield int(step), value
 
 
 def from_evidence(table: str, frame: pd.DataFrame) -> Iterator[tuple[str, float]]:
@@ -388,14 +595,13 @@ def from_evidence(table: str, frame: pd.DataFrame) -> Iterator[tuple[str, float]
                 yield f"{table}/{column}/{place}", float(rows[column].astype(float).agg(how))
 
 
-def _datasets(record: Mapping[str, Any]) -> list[Any]:
-    """Give one MLflow dataset per named input, with a digest over all its files."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def _datasets(record: Mapping[str, Any]) -> Iterator[tuple[Dataset, dict[str, str]]]:
+    """Give one MLflow data set per named input, with a digest over all its files."""
+    from mlflow.entities import Dataset
 
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for item in record.get("inputs") or []:
         groups[item["name"]].append(item)
-    datasets = []
     for name, items in groups.items():
         whole = items[0]["sha256"] if len(items) == 1 else digest(sorted([i["path"], i["sha256"]] for i in items))
         place = items[0]["path"] if len(items) == 1 else os.path.commonpath([item["path"] for item in items])
@@ -407,23 +613,4 @@ def _datasets(record: Mapping[str, Any]) -> list[Any]:
             source=json.dumps({"uri": place}),
             profile=json.dumps(profile),
         )
-        datasets.append(DatasetInput(entity, [InputTag("sha256", whole), InputTag("mlflow.data.context", name)]))
-    return datasets
-
-
-def _write_artifacts(client: MlflowClient, run: str, uri: str, record: Mapping[str, Any]) -> None:
-    """Name every input and output by path, size and sha256; copy figures with their captions and tables."""
-    outputs = record.get("outputs") or []
-    figures = [Path(item["path"]) for item in outputs if "figures" in Path(item["path"]).parts]
-    if uri.startswith("file:"):
-        # The local artifact store is a plain folder: writing there directly saves 25 ms a job.
-        target = Path(unquote(urlparse(uri).path))
-        write_json(target / "record.json", record)
-    else:
-        client.log_dict(run, record, "record.json")
-    for path in _existing(figures):
-        client.log_artifact(run, str(path), f"figures/{path.parent.name}")
-
-
-def _existing(paths: Iterable[Path]) -> Iterator[Path]:
-    yield from (path for path in paths if path.is_file())
+        yield entity, {"sha256": whole, "mlflow.data.context": name[:500]}
