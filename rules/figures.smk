@@ -27,7 +27,8 @@ for _figure in PLAN.figures():
             mem_mb=1000,
         params:
             figure=_figure,
-            run=CONFIG.run.model_dump(mode="json"),
+            # A figure does not depend on the key, and where it lies is nobody's business.
+            run=CONFIG.run.model_dump(mode="json", exclude={"signing_key"}),
             studies=PLAN.evidence_settings(),
             code=code(
                 "draw_figure.py",

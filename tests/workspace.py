@@ -12,7 +12,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What is not a rule's output: what a run writes about itself (times differ), and Snakemake's own folder.
 EXEMPT = (".provenance", "logs", "mlflow-artifacts")
-EXEMPT_FILES = ("ledger.jsonl", "mlflow.db", "report.html", ".snakemake_timestamp")
+EXEMPT_FILES = ("ledger.jsonl", "statement.dsse.json", "mlflow.db", "report.html", ".snakemake_timestamp")
 
 
 @dataclass

@@ -40,12 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     ingest = mlflow.add_parser("ingest", help="write new records into the ledger and MLflow; safe to repeat")
     _add_results(ingest)
     ingest.add_argument("--name", help="experiment of the jobs that serve several studies (default: the run's name)")
+    ingest.add_argument("--signing-key", metavar="FILE", help="sign the outputs and the ledger: statement.dsse.json")
     ingest.set_defaults(function=_mlflow_ingest)
-
-    ledger = commands.add_parser("ledger", help="the ledger of runs").add_subparsers(required=True, metavar="COMMAND")
-    verify = ledger.add_parser("verify", help="check the chain and the records that it names")
-    _add_results(verify)
-    verify.set_defaults(function=_ledger_verify)
 
     _add_audit(commands)
 
@@ -205,19 +201,11 @@ def _mlflow_ingest(arguments: argparse.Namespace) -> int:
     print(f"provenance: {done.added} jobs written to MLflow, {done.already} were there; {entries}")
     for name in done.crashed:
         print(f"provenance: job {name} started and never ended (killed?)")
+    if arguments.signing_key:
+        from conceptome.provenance.statement import write
+
+        print(f"provenance: signed: {write(arguments.results, arguments.signing_key)}")
     return 0
-
-
-def _ledger_verify(arguments: argparse.Namespace) -> int:
-    from conceptome.provenance.ledger import entries, verify
-
-    findings = verify(arguments.results)
-    for line in findings:
-        print(line)
-    if not findings:
-        read = entries(arguments.results)
-        print(f"ledger intact: {len(read)} entries, {sum(len(entry['records']) for entry in read)} records unchanged")
-    return 1 if findings else 0
 
 
 def _dictionary_export(arguments: argparse.Namespace) -> int:

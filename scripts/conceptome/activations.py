@@ -242,6 +242,13 @@ class Store:
         self.card: dict[str, Any] = read_json(self.folder / "card.json")
         self.shape: tuple[int, int] = tuple(self.card["shape"])
         self.dtype: str = self.card["dtype"]
+        for shard in self.card["shards"]:
+            # A card is data from anywhere: it must not lead to files outside of its folder.
+            if Path(shard["file"]).name != shard["file"]:
+                raise DataError(
+                    f"{self.folder / 'card.json'} names the shard {shard['file']!r}, which is no name of a file in its "
+                    "folder: refused; embed again"
+                )
         self._starts = np.concatenate([[0], np.cumsum([shard["rows"] for shard in self.card["shards"]])])
 
     def __len__(self) -> int:

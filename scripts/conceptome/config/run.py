@@ -75,6 +75,9 @@ class Run(Strict):
     threads: int = Field(1, gt=0, description="threads per job; bytes may differ between thread counts")
     figures: list[FigureName] = Field(list(FIGURES), description="figures to draw")
     dpi: int = Field(200, gt=0, description="of the PNG files")
+    signing_key: str | None = Field(
+        None, description="private key that signs the ledger (`conceptome key new FILE`); outside the repository"
+    )
 
 
 class Config(Strict):

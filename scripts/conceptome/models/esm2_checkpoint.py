@@ -155,6 +155,11 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{name}.index.json"
         if index.exists():
             parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            outside = [part for part in parts if Path(part).name != part]
+            if outside:
+                raise SourceError(
+                    f"{folder / index.name} names {outside[0]!r}, which is no name of a file there: refused"
+                )
             missing = [part for part in parts if not (folder / part).exists()]
             if missing:
                 raise SourceError(f"{folder}: {index.name} names {missing[0]}, which is not there")

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from conceptome.files import atomic_path
+from conceptome.files import atomic_path, sha256_file
 
 PACKAGES = ("conceptome", "conceptome_kernels")
 KERNEL_SOURCES = frozenset({".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"})
@@ -96,6 +96,21 @@ def _closure(script: Path, without: tuple[str, ...], root: Path) -> dict:
     listing = dict(sorted((_relative(file, root), code) for file, code in digests.items()))
     whole = hashlib.sha256("".join(f"{path}\0{code}\n" for path, code in listing.items()).encode())
     return {"digest": whole.hexdigest(), "files": listing}
+
+
+def code_digests(names: Iterable[str], root: str | Path | None = None) -> dict[str, str | None]:
+    """Digest files as `closure` does, by their path relative to `root`; None: not there, or no longer Python."""
+    base = Path(root).resolve() if root is not None else repository()
+    shelf = _Shelf()
+    found: dict[str, str | None] = {}
+    for name in names:
+        file = base / name
+        found[name] = None
+        with suppress(OSError, SyntaxError):
+            compiled = file.suffix in KERNEL_SOURCES
+            found[name] = sha256_file(file) if compiled else _scan(file, _package(file, base), shelf)[0]
+    shelf.close()
+    return found
 
 
 def _relative(file: Path, root: Path) -> str:

@@ -105,6 +105,7 @@ class ProvenanceFolder:
         self.workflows = self.path / "workflows"
         self.configuration = self.path / "configuration.json"
         self.ledger = self.results / "ledger.jsonl"
+        self.statement = self.results / "statement.dsse.json"
         self.database = self.results / "mlflow.db"
         self.artifacts = self.results / "mlflow-artifacts"
         self.hash_seconds = 0.0
@@ -124,6 +125,18 @@ class ProvenanceFolder:
         starts = {path.name.removesuffix(".start.json"): path for path in self.records.glob("*.start.json")}
         names = sorted(finals.keys() | starts.keys())
         return {job: (starts.get(job, self.start_path(job)), finals.get(job)) for job in names}
+
+    def cached_sha256(self, path: str | os.PathLike) -> tuple[Path, str] | None:
+        """Cache entry and hex sha256 of a file that was hashed before and has kept inode, size, mtime and ctime."""
+        mark = fingerprint(path)
+        if mark[2] < CACHE_FROM_BYTES:
+            return None
+        key = hashlib.sha256(repr(mark).encode()).hexdigest()
+        entry = self.hashes / key[:2] / key[2:]
+        with suppress(OSError):
+            cached = entry.read_text(encoding="ascii").strip()
+            return (entry, cached) if len(cached) == 64 else None
+        return None
 
     def sha256(self, path: str | os.PathLike) -> str:
         """Hex sha256 of a file, from the cache when its inode, size, mtime and ctime are those of a file hashed before.

@@ -12,6 +12,7 @@ from typing import Any
 from conceptome.config.run import FIGURES
 from conceptome.errors import DataError
 from conceptome.files import read_json
+from conceptome.provenance import ledger
 from conceptome.provenance.folder import ProvenanceFolder
 
 
@@ -89,12 +90,29 @@ class History:
         if not self.folder.records.is_dir():
             raise DataError(f"{results}: no records of a run here; name the folder with --results")
         self.jobs: dict[str, Job] = {}
-        for name, (start, final) in self.folder.jobs().items():
+        order = self._order()
+        # By the ledger first, which a clock that was set back does not confuse, then by name, that is by time.
+        for name, (start, final) in sorted(
+            self.folder.jobs().items(), key=lambda item: (order.get(item[0], len(order)), item[0])
+        ):
             path = final or start
             try:
                 self.jobs[name] = Job(read_json(path), path)
             except ValueError as error:
                 raise DataError(f"{path}: not a record ({error}): it was altered") from None
+
+    def _order(self) -> dict[str, int]:
+        """Job → the number of the ledger entry that names it; nothing where the ledger cannot be read."""
+        try:
+            entries = ledger.entries(self.folder.results)
+            return {
+                item["job"]: number
+                for number, entry in enumerate(entries)
+                for kind in ("crashed", "records")
+                for item in entry[kind]
+            }
+        except (DataError, KeyError, TypeError):
+            return {}
 
     @cached_property
     def recorded_results(self) -> str:

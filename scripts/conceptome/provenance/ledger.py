@@ -12,11 +12,13 @@ import os
 import platform
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from conceptome.errors import DataError
 from conceptome.files import atomic_path, read_json, sha256_file
+from conceptome.provenance.findings import Finding, short
 from conceptome.provenance.folder import ProvenanceFolder, canonical, digest
 from conceptome.provenance.record import process_start
 
@@ -103,48 +105,82 @@ def _facts(folder: ProvenanceFolder, workflow: str | None) -> dict[str, Any] | N
     return read_json(path) if workflow and path.exists() else None
 
 
-def verify(results: str | os.PathLike) -> list[str]:
-    """Check the chain and the records it names; an empty list means that all is well.
+def verify(results: str | os.PathLike) -> list[Finding]:
+    """Check the chain and the papers it names; an empty list means that all is well.
 
-    Returns
-    -------
-    One line per finding: which entry or record, and what is wrong with it.
+    What the chain itself cannot show is an end that was cut off together with its records, or a chain that was written
+    anew: `conceptome.provenance.verify` compares it with its copies in MLflow and in the signed statement.
     """
     folder = ProvenanceFolder(results)
     try:
         read = entries(results)
     except DataError as error:
-        return [str(error)]
-    findings = []
-    previous = GENESIS
+        return [Finding("ledger", str(folder.ledger), str(error))]
+    findings = list(_check_chain(folder, read))
     named: set[str] = set()
-    for position, entry in enumerate(read):
-        where = f"{folder.ledger}, line {position + 1}"
-        content = {key: value for key, value in entry.items() if key != "digest"}
-        if entry.get("digest") != digest(content):
-            findings.append(f"{where}: the entry was edited (its digest is not that of its content)")
-        if entry.get("sequence") != position:
-            findings.append(f"{where}: sequence {entry.get('sequence')} instead of {position}: removed or reordered")
-        if entry.get("previous") != previous:
-            findings.append(f"{where}: does not follow the entry before it: removed, reordered or edited")
-        previous = entry.get("digest")
+    for position, entry in enumerate(read, 1):
+        line = f"line {position}"
+        findings += _check_facts(folder, entry, line)
         for kind, suffix in (("records", "final"), ("crashed", "start")):
             for item in entry.get(kind, []):
                 path = folder.records / f"{item['job']}.{suffix}.json"
                 named.add(path.name)
-                findings.extend(_check_record(path, item["sha256"], where))
+                findings += _check_record(path, item["sha256"], f"{folder.ledger}, {line}")
     for job, (start, final) in folder.jobs().items():
         if final is not None and final.name not in named:
-            findings.append(f"{final}: no ledger entry names this record; `conceptome mlflow ingest` adds it")
+            message = "no ledger entry names this record; `conceptome mlflow ingest` adds it"
+            findings.append(Finding("ledger", str(final), message))
         elif final is None and start.name not in named and not is_running(read_json(start)):
-            findings.append(f"{start}: job {job} started and never ended; `conceptome mlflow ingest` notes it")
+            message = f"job {job} started and never ended; `conceptome mlflow ingest` notes it"
+            findings.append(Finding("ledger", str(start), message))
     return findings
 
 
-def _check_record(path: Path, expected: str, where: str) -> list[str]:
+def _check_chain(folder: ProvenanceFolder, read: list[dict[str, Any]]) -> Iterator[Finding]:
+    previous, latest = GENESIS, 0.0
+    for position, entry in enumerate(read):
+        path, line = str(folder.ledger), f"line {position + 1}"
+        stated, identity = entry.get("digest"), digest({key: entry[key] for key in entry if key != "digest"})
+        if stated != identity:
+            message = f"{line}: the entry was edited (its digest is not that of its content)"
+            yield Finding("ledger", path, message, stated, identity)
+        if entry.get("sequence") != position:
+            message = f"{line}: sequence {entry.get('sequence')} instead of {position}: entries removed or reordered"
+            yield Finding("ledger", path, message)
+        if entry.get("previous") != previous:
+            message = f"{line}: does not follow the entry before it ({short(previous)}): removed, reordered or edited"
+            yield Finding("ledger", path, message, entry.get("previous"), previous)
+        if entry.get("time", 0) < latest:
+            message = f"{line}: written before the line above it: the clock was set back"
+            yield Finding("clock", path, message, str(latest), str(entry.get("time")))
+        previous, latest = stated, entry.get("time", 0)
+
+
+def _check_facts(folder: ProvenanceFolder, entry: Mapping[str, Any], line: str) -> list[Finding]:
+    """Compare what the front door wrote about a run with what went into the ledger (it adds its end later)."""
+    facts = entry.get("facts")
+    path = folder.workflows / f"{entry.get('workflow')}.json"
+    if not facts:
+        return []
     if not path.exists():
-        return [f"{path}: missing, though {where} names it"]
+        return [Finding("record", str(path), f"missing, though {folder.ledger}, {line} holds what it said")]
+    now = read_json(path)
+    return [
+        Finding("record", str(path), f"{key} is {now.get(key)!r}, but {folder.ledger}, {line} says {value!r}")
+        for key, value in facts.items()
+        if now.get(key) != value
+    ]
+
+
+def _check_record(path: Path, expected: str, where: str) -> list[Finding]:
+    if not path.exists():
+        return [Finding("record", str(path), f"missing, though {where} names it", expected, None)]
     found = sha256_file(path)
     if found != expected:
-        return [f"{path}: altered: sha256 {found[:12]}…, but {where} says {expected[:12]}…"]
-    return []
+        message = f"altered: sha256 {short(found)}, but {where} says {short(expected)}"
+        return [Finding("record", str(path), message, expected, found)]
+    if not path.name.endswith(".final.json"):
+        return []
+    start = path.with_name(path.name.replace(".final.", ".start."))
+    expected = read_json(path).get("start_record")
+    return [] if expected is None else _check_record(start, expected, str(path))

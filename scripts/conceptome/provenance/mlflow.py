@@ -29,7 +29,7 @@ from conceptome.errors import DataError
 from conceptome.files import atomic_path, read_json, read_parquet, sha256_file
 from conceptome.provenance import ledger
 from conceptome.provenance.folder import ProvenanceFolder, digest, lock
-from conceptome.provenance.tracking import CURVE, WORKFLOW_TAG, Held, Run, Server, open_tracking, pages
+from conceptome.provenance.tracking import CURVE, WORKFLOW_TAG, Held, Run, Server, SqliteFile, open_tracking, pages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,10 +151,11 @@ def anchors(results: str | os.PathLike, uri: str | None = None) -> dict[str, Any
         There is no such SQLite file.
     """
     folder = ProvenanceFolder(results)
-    if not uri and not os.environ.get("MLFLOW_TRACKING_URI") and not folder.database.exists():
-        raise DataError(f"{folder.database}: missing; `conceptome mlflow ingest` writes it anew")
-    client, _ = connect(folder, uri)
-    server = open_tracking(client)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    file = uri.removeprefix("sqlite:///") if uri and uri.startswith("sqlite:///") else None if uri else folder.database
+    if file is not None and not Path(file).exists():
+        raise DataError(f"{file}: missing; `conceptome mlflow ingest` writes it anew")
+    server = SqliteFile(file) if file is not None else open_tracking(connect(folder, uri)[0])
     runs = list(_ours(folder, server.held()))
     workflows = [run for run in runs if ENTRY_TAG in run.tags]
     workflows.sort(key=lambda run: int(run.tags[SEQUENCE_TAG]))

@@ -21,6 +21,7 @@ from conceptome.progress import duration
 from conceptome.provenance.closure import repository
 from conceptome.provenance.display import SnakemakeOutput, steps_of, view
 from conceptome.provenance.folder import WORKFLOW_VARIABLE, AlreadyLocked, ProvenanceFolder, lock, new_workflow
+from conceptome.provenance.signature import signer_of
 
 POLL_SECONDS = 0.2
 PROFILE = "config/profiles/default"
@@ -171,6 +172,8 @@ def run(request: Request) -> int:
     choice = choose(root, directory, request.config, record=not request.dry_run)
     print(f"configuration: {choice}", flush=True)
     config = load([root / choice.path], root / "config", **request.overrides())
+    if config.run.signing_key:
+        signer_of(directory / Path(config.run.signing_key).expanduser())  # not found out when the run is over
     folder = ProvenanceFolder(directory / config.run.results)
     workflow = new_workflow()
     command = snakemake_command(root, choice, request)
@@ -331,7 +334,7 @@ def show_end(folder: ProvenanceFolder, name: str, output: SnakemakeOutput, secon
         "tables": results / "evidence",
         "report": f"{results / 'report.html'} (written by `make report`)",
         "MLflow": f"mlflow ui --backend-store-uri sqlite:///{results / 'mlflow.db'}",
-        "ledger": f"{results / 'ledger.jsonl'} (checked by `conceptome ledger verify`)",
+        "ledger": f"{results / 'ledger.jsonl'} (checked by `conceptome verify`)",
     }
     for label, place in places.items():
         print(f"  {label:8s} {place}")
