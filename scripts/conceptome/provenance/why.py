@@ -15,8 +15,9 @@ from typing import Any
 
 from conceptome.config.run import FIGURES
 from conceptome.errors import ConceptomeError, DataError
-from conceptome.files import atomic_path, read_json, sha256_file
+from conceptome.files import atomic_path, sha256_file
 from conceptome.provenance import ledger
+from conceptome.provenance.display import printer
 from conceptome.provenance.history import Artifact, History, Job
 
 # What a row of a figure's table may name; the wildcards of the job that wrote an input carry the same names.
@@ -36,7 +37,6 @@ FITS = {
 }
 _PANEL = re.compile(r"[Ff](\d+)([a-z]{1,2})")
 _SEED = re.compile(r"/seed(\d+)/")
-_WRAP = {"break_on_hyphens": False, "break_long_words": False}  # addresses stay whole
 NODES = 40  # a graph with more steps than this draws the fits of a space as one
 
 
@@ -306,13 +306,13 @@ class Chain:
             for item, source in self.inputs[job.name]
         ]
         record["outputs"] = [_plain(item) for item in job.outputs]
-        path = self.history.folder.environments / f"{record.get('environment')}.json"
+        installed = self.history.installed(job)
         return {
             "number": self.numbers[job.name],
             "title": job.title,
             "seconds": round(record["ended"] - record["started"], 3),
             "inputs_left_out": len(job.inputs) - len(record["inputs"]),
-            "distributions": _distributions(path),
+            "distributions": None if installed is None else len(installed),
             "record_path": str(job.path),
             "record_sha256": sha256_file(job.path),
             **record,
@@ -329,15 +329,6 @@ def _address(entry: Mapping[str, Any] | None) -> str | None:
     if not package:
         return entry["url"] if entry else None
     return " ".join(str(part) for part in ("package", *package.values(), (entry or {}).get("member") or "") if part)
-
-
-def _distributions(path: Path) -> int | None:
-    """Count the distributions of a recorded environment; None where its list is missing."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return None
-    return len(content["distributions"] if isinstance(content, Mapping) else content)
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -386,17 +377,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
     """Print the chain for people: the subject, what all steps share, the steps newest first, the raw files."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, emoji=False)
-
-    def say(text: str, indent: int = 0, style: str = "", hang: int = 0) -> None:
-        first, rest = " " * indent, " " * (indent + hang)
-        lines = textwrap.wrap(text, console.width, initial_indent=first, subsequent_indent=rest, **_WRAP)
-        for line in lines or [""]:
-            console.print(Text(line, style=style), soft_wrap=True)
-
+    width, say = printer()
     item, steps = chain.subject.artifact, chain.answer()
     say(item.path, style="bold")
     say(f"sha256 {item.sha256[:16]}…, {human_size(item.size)}, {chain.state(item)}; by {chain.subject.recognised}")
@@ -415,7 +396,7 @@ def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
         say("; ".join(filter(None, [*_told(step, chain), *own])), 4, "dim")
         line = _parameters(step.get("parameters") or {})
         if line:
-            room = console.width - 4
+            room = width - 4
             say(line if len(line) <= room else line[: room - 1] + "…", 4, "dim")
     if chain.raw:
         say("")
@@ -577,7 +558,8 @@ def dot(chain: Chain) -> str:
     identity = {job.name: f"s{number}" for number, jobs in enumerate(nodes.values()) for job in jobs}
     lines = [
         "digraph why {",
-        'rankdir=LR; nodesep=0.15; ranksep=0.5; node [fontname="Helvetica", fontsize=10, margin="0.2,0.05"]; edge [color="#888888"];',
+        'rankdir=LR; nodesep=0.15; ranksep=0.5; edge [color="#888888"];',
+        'node [fontname="Helvetica", fontsize=10, margin="0.2,0.05"];',
         'node [shape=box, style="rounded,filled", fillcolor="#EAF1F7", color="#5B7C99"];',
     ]
     lines += [f"{identity[jobs[0].name]} [label={_label(jobs)}];" for jobs in nodes.values()]
