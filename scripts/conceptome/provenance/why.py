@@ -16,7 +16,7 @@ from typing import Any
 from conceptome.config.run import FIGURES
 from conceptome.errors import ConceptomeError, DataError
 from conceptome.files import atomic_path, sha256_file
-from conceptome.provenance import ledger
+from conceptome.provenance import ledger, origin
 from conceptome.provenance.display import printer
 from conceptome.provenance.history import Artifact, History, Job
 
@@ -165,8 +165,6 @@ def _from_elsewhere(history: History, path: Path) -> Subject:
     if holders:
         job, item = next((pair for pair in reversed(holders) if Path(pair[1].path).name == path.name), holders[-1])
         return Subject(job, item, f"bytes: the same as those of {item.path}", [])
-    from conceptome.provenance import origin
-
     recipe = origin.read(path)
     if recipe is None:
         raise DataError(
@@ -179,8 +177,9 @@ def _from_elsewhere(history: History, path: Path) -> Subject:
             f"{path}: no job of {history.folder.results} has the recipe that it carries ({recipe[:12]}…): "
             "name the results folder of its run with --results"
         )
-    items = [item for item in jobs[-1].outputs if Path(item.path).suffix == path.suffix] or jobs[-1].outputs
-    item = next((item for item in items if Path(item.path).name == path.name), items[0])
+    # The kind is told by the content: a file from elsewhere may have any name.
+    suffix = ".png" if path.read_bytes().startswith(b"\x89PNG") else ".svg"
+    item = next((item for item in jobs[-1].outputs if item.path.endswith(suffix)), jobs[-1].outputs[0])
     said = (
         f"{path}: same recipe, other bytes than {item.path}: altered after it was written, or made on another machine "
         f"(sha256 {sha256[:12]}…, recorded {item.sha256[:12]}…)"
