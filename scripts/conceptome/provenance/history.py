@@ -196,6 +196,17 @@ class History:
                 seen.add(source.name)
                 yield source
 
+    def installed(self, job: Job) -> dict[str, tuple[str, str | None]] | None:
+        """Distributions of a job's environment: name → (version, sha256 of its RECORD); None where no list is kept."""
+        try:
+            content = read_json(self.folder.environments / f"{job.record.get('environment')}.json")
+        except (OSError, ValueError):
+            return None
+        if isinstance(content, Mapping):
+            return {item["name"]: (item["version"], item.get("record")) for item in content["distributions"]}
+        # Version 1 of the record listed name==version.
+        return {name: (version, None) for name, _, version in (item.partition("==") for item in content)}
+
     def workflows(self) -> dict[str | None, list[Job]]:
         """Jobs by the workflow run they belong to, in order of time."""
         found: dict[str | None, list[Job]] = {}
