@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 from conceptome.config import resolve
 from conceptome.errors import ConceptomeError
 from conceptome.provenance.closure import closure
+from conceptome.provenance.configuration import keep
 from conceptome.provenance.folder import WORKFLOW_VARIABLE, new_workflow
 from conceptome.sources import load_sources
 from conceptome.figures import TABLES as FIGURE_TABLES
