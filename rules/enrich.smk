@@ -1,7 +1,8 @@
 rule enrich:
     input:
         data=lambda w: PLAN.data_files(w.dataset),
-        activations=f"{R}/activations/{{dataset}}/{{model}}",
+        activations=ancient(f"{R}/activations/{{dataset}}/{{model}}"),
+        listing=f"{R}/activations/{{dataset}}/{{model}}.sha256",
         codes=lambda w: PLAN.fit_files("codes", w.dataset, w.model, w.whitening),
         gene_sets=lambda w: [PLAN.source_file(name) for name in PLAN.study(w.dataset).enrichment.gene_sets],
     output:
@@ -18,6 +19,7 @@ rule enrich:
         gene_sets=lambda w: PLAN.study(w.dataset).enrichment.gene_sets,
         fits=lambda w: PLAN.fits(w.dataset, w.model),
         methods=lambda w: PLAN.methods(w.dataset, w.model),
+        lock=LOCK,
         code=code("enrich.py"),
     script:
         "../scripts/enrich.py"

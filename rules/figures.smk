@@ -7,7 +7,8 @@ for _figure in PLAN.figures():
         input:
             tables=[path for table in FIGURE_TABLES[_figure] for path in PLAN.evidence_files(table)],
             cards=[f"{R}/data/{dataset}/card.json" for dataset in PLAN.datasets],
-            activations=PLAN.activation_folders(),
+            activations=ancient(PLAN.activation_folders()),
+            listings=[f"{folder}.sha256" for folder in PLAN.activation_folders()],
         output:
             svg=f"{PLAN.figure_folder(_figure)}/{_figure}.svg",
             png=report(
@@ -30,6 +31,7 @@ for _figure in PLAN.figures():
             # A figure does not depend on the key, and where it lies is nobody's business.
             run=CONFIG.run.model_dump(mode="json", exclude={"signing_key"}),
             studies=PLAN.evidence_settings(),
+            lock=LOCK,
             code=code(
                 "draw_figure.py",
                 without=[f"conceptome.figures.{other}" for other in FIGURE_TABLES if other != _figure],

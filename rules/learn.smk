@@ -6,7 +6,8 @@ KEY = "{dataset}/{model}/{whitening}/{dictionary}"
 # dictionary is at hand and encoding is one pass over rows that are already in memory.
 rule learn:
     input:
-        activations=f"{R}/activations/{{dataset}}/{{model}}",
+        activations=ancient(f"{R}/activations/{{dataset}}/{{model}}"),
+        listing=f"{R}/activations/{{dataset}}/{{model}}.sha256",
         whitening=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/whitening.safetensors",
         whitening_card=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/card.json",
     output:
@@ -29,6 +30,7 @@ rule learn:
         seeds=lambda w: PLAN.seeds(w.dataset, w.dictionary),
         # Not an output: what a killed job leaves there, the next one goes on from; it is gone when the job ends well.
         checkpoints=f"{R}/checkpoints/{KEY}",
+        lock=LOCK,
         code=lambda w: code("learn.py", without=PLAN.other_methods(w.dataset, w.dictionary)),
     script:
         "../scripts/learn.py"

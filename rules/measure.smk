@@ -2,7 +2,8 @@
 rule measure:
     input:
         data=lambda w: PLAN.data_files(w.dataset),
-        activations=f"{R}/activations/{{dataset}}/{{model}}",
+        activations=ancient(f"{R}/activations/{{dataset}}/{{model}}"),
+        listing=f"{R}/activations/{{dataset}}/{{model}}.sha256",
         whitening=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/whitening.safetensors",
         whitening_card=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/card.json",
         dictionaries=lambda w: PLAN.fit_files("dictionary", w.dataset, w.model, w.whitening),
@@ -20,6 +21,7 @@ rule measure:
     params:
         measures=lambda w: PLAN.study(w.dataset).measures.model_dump(mode="json"),
         fits=lambda w: PLAN.fits(w.dataset, w.model),
+        lock=LOCK,
         code=code("measure.py"),
     script:
         "../scripts/measure.py"

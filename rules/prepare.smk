@@ -16,6 +16,8 @@ rule prepare_matrix:
         mem_mb=1500,
     params:
         dataset=lambda w: PLAN.study(w.dataset).dataset.model_dump(mode="json"),
+        raw=lambda w: raw(PLAN.own_files(w.dataset)),
+        lock=LOCK,
         code=code("prepare.py"),
     script:
         "../scripts/prepare.py"
@@ -40,6 +42,8 @@ rule prepare_proteins:
         mem_mb=1500,
     params:
         dataset=lambda w: PLAN.study(w.dataset).dataset.model_dump(mode="json"),
+        raw=lambda w: raw(PLAN.own_files(w.dataset)),
+        lock=LOCK,
         code=code("prepare.py"),
     script:
         "../scripts/prepare.py"
@@ -64,6 +68,8 @@ rule prepare_simulated:
         mem_mb=1500,
     params:
         dataset=lambda w: PLAN.study(w.dataset).dataset.model_dump(mode="json"),
+        raw=lambda w: raw(PLAN.own_files(w.dataset)),
+        lock=LOCK,
         code=code("prepare.py"),
     script:
         "../scripts/prepare.py"

@@ -11,6 +11,7 @@ rule retrieve:
         mem_mb=500,
     params:
         entry=lambda w: SOURCES[w.source].model_dump(mode="json"),
+        lock=LOCK,
         code=code("retrieve.py"),
     script:
         "../scripts/retrieve.py"
@@ -19,6 +20,7 @@ rule retrieve:
 rule retrieve_package:
     output:
         directory(f"{R}/sources/{{source}}"),
+        listing=f"{R}/sources/{{source}}.sha256",
     log:
         f"{R}/logs/retrieve/{{source}}.log",
     wildcard_constraints:
@@ -29,6 +31,7 @@ rule retrieve_package:
         mem_mb=1000,
     params:
         entry=lambda w: SOURCES[w.source].model_dump(mode="json"),
+        lock=LOCK,
         code=code("retrieve.py"),
     script:
         "../scripts/retrieve.py"

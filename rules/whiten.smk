@@ -1,6 +1,7 @@
 rule whiten:
     input:
-        activations=f"{R}/activations/{{dataset}}/{{model}}",
+        activations=ancient(f"{R}/activations/{{dataset}}/{{model}}"),
+        listing=f"{R}/activations/{{dataset}}/{{model}}.sha256",
     output:
         transform=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/whitening.safetensors",
         card=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/card.json",
@@ -13,6 +14,7 @@ rule whiten:
         mem_mb=1000,
     params:
         whitening=lambda w: PLAN.study(w.dataset).whitenings[w.whitening].model_dump(mode="json"),
+        lock=LOCK,
         code=code("whiten.py"),
     script:
         "../scripts/whiten.py"

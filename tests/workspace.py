@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,18 +24,28 @@ class Workspace:
     folder: Path
     config: str = "config/test.yaml"
     results: str = "results/test"
+    repository: Path = REPOSITORY
 
     def snakemake(self, *arguments: str, cores: int = 2, check: bool = True, **options) -> subprocess.CompletedProcess:
         """Run Snakemake on the repository's Snakefile, with this folder as the working directory."""
         command = [
-            sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"),
-            "--directory", str(self.folder), "--profile", str(REPOSITORY / "config/profiles/default"),
-            "--configfile", str(REPOSITORY / self.config), "--cores", str(cores), *arguments,
+            sys.executable, "-m", "snakemake", "--snakefile", str(self.repository / "Snakefile"),
+            "--directory", str(self.folder), "--profile", str(self.repository / "config/profiles/default"),
+            "--configfile", str(self.repository / self.config), "--cores", str(cores), *arguments,
         ]  # fmt: skip
-        done = subprocess.run(command, text=True, capture_output=True, env=environment(), **options)
+        options = {"env": environment(self.repository), **options}
+        done = subprocess.run(command, text=True, capture_output=True, **options)
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout}\n{done.stderr}")
         return done
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """What a run would do now: rule → number of jobs, without the target; empty when there is nothing to do."""
+        done = self.snakemake("--dry-run", *arguments)
+        _, _, statistics = done.stdout.partition("Job stats:")
+        pairs = re.findall(r"^(\w+) +(\d+)$", statistics.partition("\n\n")[0], re.MULTILINE)
+        assert pairs or "Nothing to be done" in done.stdout + done.stderr, done.stdout + done.stderr
+        return {rule: int(count) for rule, count in pairs if rule not in ("all", "total")}
 
     def path(self, *parts: str) -> Path:
         """A path inside the results folder."""
@@ -50,9 +62,19 @@ class Workspace:
         return found
 
 
-def environment() -> dict[str, str]:
+def copy_of_repository(folder: Path) -> Path:
+    """Copy what a run is made of, so that a test may edit it."""
+    for name in ("scripts", "kernels", "rules", "config", "envs"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "build"))
+    for name in ("Snakefile", "requirements.lock"):
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
+def environment(repository: Path = REPOSITORY) -> dict[str, str]:
     """This process's environment, with the mirror that the repository would use made explicit."""
     mirror = os.environ.get("CONCEPTOME_MIRROR")
     default = REPOSITORY.parent / "shared" / "data"
     extra = {"CONCEPTOME_MIRROR": str(default)} if mirror is None and default.is_dir() else {}
-    return {**os.environ, **extra}
+    path = os.pathsep.join(str(repository / name) for name in ("scripts", "kernels"))
+    return {**os.environ, **extra, "PYTHONPATH": path}

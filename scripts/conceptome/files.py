@@ -19,11 +19,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `path` and rename it onto `path` on success.
 
     The temporary file is removed when the block raises (a full disk, Ctrl-C, a bad input), so that only complete
-    files are ever seen under their final name. The suffix is kept, since some writers choose a format by it.
+    files are ever seen under their final name. The suffix is kept, since some writers choose a format by it; the rest
+    of its name is that of no other process, also on another machine that writes to the same file system.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{os.urandom(4).hex()}.partial{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

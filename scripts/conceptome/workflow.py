@@ -82,6 +82,10 @@ class Plan:
         inputs = self.study(dataset).dataset.inputs
         return {key: self.source_file(item.source) if item.source else item.path for key, item in inputs.items()}
 
+    def own_files(self, dataset: str) -> list[str]:
+        """Input files of a data set that no source retrieves: a user's own."""
+        return [item.path for item in self.study(dataset).dataset.inputs.values() if item.path]
+
     def data_files(self, dataset: str) -> list[str]:
         """The prepared files of a data set."""
         return [f"{self.results}/data/{dataset}/{name}" for name in outputs(self.study(dataset).dataset.reader)]
@@ -89,9 +93,17 @@ class Plan:
     def weights(self, dataset: str, model: str) -> list[str]:
         """The checkpoint folder of a model, when it has one (a list, so that a rule can take it as an input)."""
         entry = self.study(dataset).models[model]
-        if getattr(entry, "source", None):
-            return [self.source_file(entry.source)]
-        return [entry.path] if getattr(entry, "path", None) else []
+        return [self.source_file(entry.source)] if getattr(entry, "source", None) else self.own_weights(dataset, model)
+
+    def weight_listings(self, dataset: str, model: str) -> list[str]:
+        """The listing of a retrieved checkpoint folder: a change of its content is seen by it."""
+        source = getattr(self.study(dataset).models[model], "source", None)
+        return [f"{self.source_file(source)}.sha256"] if source and self.sources[source].kind == "folder" else []
+
+    def own_weights(self, dataset: str, model: str) -> list[str]:
+        """The checkpoint folder of a model when it is a user's own."""
+        path = getattr(self.study(dataset).models[model], "path", None)
+        return [path] if path else []
 
     def whitenings(self, dataset: str, model: str) -> list[str]:
         """Whitenings that a model is taken through; a null model only through those it names."""

@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +197,110 @@ def test_an_input_that_changes_meanwhile_is_named(tmp_path):
         (tmp_path / "in.txt").write_text("changed")
         (tmp_path / "out.txt").write_text("made")
     assert final_record(tmp_path)["inputs_changed"] == [str(tmp_path / "in.txt")]
+
+
+def test_an_input_that_was_altered_after_its_job_is_refused(tmp_path, capfd):
+    folder, reader = tmp_path / "shards", tmp_path / "read.txt"
+    with job(fake_job(tmp_path, rule="embed", outputs={"shards": str(folder)})):
+        folder.mkdir()
+        (folder / "0.npy").write_bytes(b"a shard")
+        (folder / "1.npy").write_bytes(b"another")
+
+    def read():
+        with job(fake_job(tmp_path, inputs={"shards": str(folder)}, outputs={"made": str(reader)})):
+            reader.write_text("read")
+
+    read()
+    status = (folder / "1.npy").stat()
+    (folder / "1.npy").write_bytes(b"anothes")
+    os.utime(folder / "1.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(SystemExit):
+        read()
+    assert re.fullmatch(
+        rf"error: rule whiten: {folder} was altered after job \S+-embed-\S+ wrote it: [^\n]*\n", capfd.readouterr().err
+    )
+
+
+def test_a_folder_is_listed_as_sha256sum_does(tmp_path):
+    folder, listing = tmp_path / "act" / "a model", tmp_path / "act" / "a model.sha256"
+    with job(fake_job(tmp_path, outputs={"activations": str(folder), "listing": str(listing)})):
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text("{}")
+        (folder / "0.npy").write_text("0")
+    check = ["sha256sum", "--check", "--strict", listing.name]
+    done = subprocess.run(check, cwd=listing.parent, capture_output=True, text=True)
+    assert done.stdout == "a model/0.npy: OK\na model/card.json: OK\n"
+    assert [Path(item["path"]).name for item in final_record(tmp_path)["outputs"]][-1] == listing.name
+
+
+def test_a_clock_that_is_set_back_makes_no_job_end_before_it_began(tmp_path, monkeypatch):
+    now, real = 1_800_000_000.0, time.strftime
+    monkeypatch.setattr("time.time", lambda: now)
+    monkeypatch.setattr("time.strftime", lambda form, moment: real(form, time.gmtime(now)))
+    names = []
+    for back in (0, 3600, 3600):
+        now -= back
+        folder = tmp_path / str(len(names))
+        folder.mkdir()
+        with job(make(folder)):
+            now -= 60
+            (folder / "out.txt").write_text("made")
+        record = final_record(folder)
+        assert record["ended"] >= record["started"]
+        names.append(record["job"])
+    assert len(set(names)) == 3
+    assert names == sorted(names, reverse=True)
+
+
+def test_the_schedulers_id_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with job(make(tmp_path)):
+        (tmp_path / "out.txt").write_text("made")
+    assert final_record(tmp_path)["scheduler_id"] == "4711"
+
+
+FULL_DISK = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from fake_job import fake_job
+    from conceptome.provenance.record import job
+    folder = Path({folder!r})
+    def fill():
+        with open(folder / "fill", "wb", buffering=0) as handle:
+            try:
+                while handle.write(b"x" * 512):
+                    pass
+            except OSError:
+                pass
+    if {when!r} == "before":
+        fill()
+    with job(fake_job(folder, outputs={{"made": str(folder / "out.txt")}})):
+        (folder / "out.txt").write_text("made")
+        fill()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_record_meets_a_disk_that_is_full(tmp_path, when):
+    """On a file system of 256 kB of its own: one line, and no half record."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be made here (unshare -rm is refused)")
+    (tmp_path / "small").mkdir()
+    code = textwrap.dedent(
+        FULL_DISK.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "small"), when=when)
+    )
+    (tmp_path / "script.py").write_text(code)
+    inside = (
+        f"mount -t tmpfs -o size=256k tmpfs {tmp_path}/small && {sys.executable} {tmp_path}/script.py; code=$?; "
+        f"find {tmp_path}/small/results/.provenance -type f -size -1; "
+        f"find {tmp_path}/small -name '*.partial*' -o -name '*.final.json'; exit $code"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", inside], text=True, capture_output=True, env=environment)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: rule whiten: disk full while writing \S+: free space and run again\n", done.stderr)
+    assert done.stdout == ""
 
 
 SCRIPT = """

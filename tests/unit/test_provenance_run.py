@@ -94,11 +94,15 @@ def start(folder: Path, *arguments: str, **more) -> subprocess.Popen:
     process = subprocess.Popen(
         command("run", "--config", "config/test.yaml", "--cores", "2", *arguments), **options(folder), text=True, **more
     )
+    wait_for_job(folder)
+    return process
+
+
+def wait_for_job(folder: Path) -> None:
     deadline = time.monotonic() + 30
     while not list((folder / "results/.provenance").glob("progress/*.job.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return process
 
 
 def test_a_run_from_its_first_word_to_its_last(toy):
@@ -215,6 +219,27 @@ def test_two_runs_at_once_and_the_lock_of_a_killed_one(toy):
     assert locked.stderr.count("\n") == 1
     assert conceptome(toy, "unlock").returncode == 0
     assert conceptome(toy, "run", "--config", "config/test.yaml", "--cores", "2").returncode == 0
+
+
+def test_snakemake_by_itself_and_the_front_door_refuse_each_other(toy):
+    (toy / "seconds").write_text("20")
+    plain = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/test.yaml"]
+    process = subprocess.Popen(plain, **options(toy), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_job(toy)
+    refused = conceptome(toy, "run", "--config", "config/test.yaml")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: the folder is locked")
+    assert refused.stderr.count("\n") == 1
+    kill_tree(process.pid)
+    process.wait()
+    assert conceptome(toy, "unlock").returncode == 0
+    shutil.rmtree(toy / "results")
+    process = start(toy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    refused = subprocess.run(plain, **options(toy), capture_output=True, text=True, timeout=60)
+    assert refused.returncode != 0
+    assert "Directory cannot be locked" in refused.stdout + refused.stderr
+    kill_tree(process.pid)
+    process.wait()
 
 
 def kill_tree(pid: int) -> None:

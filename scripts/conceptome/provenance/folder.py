@@ -101,6 +101,7 @@ class ProvenanceFolder:
         self.hashes = self.path / "hashes"
         self.environments = self.path / "environments"
         self.diffs = self.path / "diffs"
+        self.written = self.path / "written"
         self.progress = self.path / "progress"
         self.workflows = self.path / "workflows"
         self.configurations = self.path / "configurations"
@@ -119,6 +120,10 @@ class ProvenanceFolder:
     def final_path(self, job: str) -> Path:
         """Path of the record that a job writes last."""
         return self.records / f"{job}.final.json"
+
+    def written_path(self, output: str) -> Path:
+        """Path of the note of which job wrote an output last, and what."""
+        return self.written / f"{hashlib.sha256(output.encode()).hexdigest()}.json"
 
     def jobs(self) -> dict[str, tuple[Path, Path | None]]:
         """Every job that ever started, in order: its start record and its final record (None: none was written)."""

@@ -22,13 +22,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from conceptome.errors import ConceptomeError
-from conceptome.files import sha256_file, write_json
+from conceptome.errors import ConceptomeError, DataError
+from conceptome.files import atomic_path, read_json, sha256_file, write_json
 from conceptome.progress import VARIABLE as PROGRESS_VARIABLE
 from conceptome.provenance.closure import closure, repository
 from conceptome.provenance.environment import (
@@ -51,6 +51,9 @@ from conceptome.provenance.folder import (
 )
 
 SCHEMA_VERSION = 2
+# Name of the output that lists a folder's files with their sha256. Snakemake tells a folder's age and not its content:
+# whoever reads the folder takes the listing as an input too, and the folder itself as `ancient`.
+LISTING = "listing"
 # What libraries say of a full disk in exceptions of their own: HDF5, Arrow, safetensors; numpy.save; torch.save.
 _DISK_FULL = re.compile(
     r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written|PytorchStreamWriter failed writing"
@@ -98,7 +101,7 @@ def job(snakemake: Any) -> Iterator[JobContext]:
     context = JobContext(name, int(snakemake.threads))
     title = describe(snakemake)
     log = snakemake.log[0] if len(snakemake.log) else None
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "job": name,
@@ -129,7 +132,12 @@ def job(snakemake: Any) -> Iterator[JobContext]:
                 # A script may end early of its own accord; it still has to have written what it promised.
                 if early.code:
                     raise
-            outputs = [item for key, path in named(snakemake.output) for item in folder.describe(key, path)]
+            for key, path in named(snakemake.output):
+                if key == LISTING:
+                    write_listing(path, outputs)
+                described = folder.describe(key, path)
+                remember(folder, path, described, name)
+                outputs.extend(described)
         except BaseException as raised:
             ignore_signals()
             error = raised
@@ -140,7 +148,8 @@ def job(snakemake: Any) -> Iterator[JobContext]:
         record.update(
             status=status,
             error=problem,
-            ended=time.time(),
+            # One reading of the clock a job: whoever sets it back meanwhile makes no job end before it began.
+            ended=started + (time.monotonic() - began),
             outputs=outputs,
             inputs_changed=[path for path, mark in seen.items() if mark != _mark(path)],
             metrics=plain(context.metrics),
@@ -197,11 +206,14 @@ def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> 
     """
     inputs = []
     for key, path in named(snakemake.input):
-        for item in folder.describe(key, path):
-            seen[item["path"]] = _mark(item["path"])
-            inputs.append(item)
+        described = folder.describe(key, path)
+        check_unaltered(folder, path, described)
+        seen.update((item["path"], _mark(item["path"])) for item in described)
+        inputs.extend(described)
     parameters = plain(dict(snakemake.params.items()))
+    # These two make Snakemake run a rule again; the record has them under names of their own.
     code = parameters.pop("code", None)
+    parameters.pop("lock", None)
     if code is None:
         script = Path(str(getattr(snakemake, "scriptdir", None) or ""), f"{snakemake.rule}.py")
         code = closure(script) if script.is_file() else {"digest": None, "files": {}}
@@ -235,6 +247,39 @@ def recipe(snakemake: Any, folder: ProvenanceFolder, seen: dict[str, tuple]) -> 
         "environment": environment(folder),
         "commit": commit(folder),
     }
+
+
+def remember(folder: ProvenanceFolder, path: str, described: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Leave word of what a job wrote to an output (a file or a folder), for the jobs that will read it."""
+    contents = {item["path"]: item["sha256"] for item in described}
+    write_json(folder.written_path(path), {"job": name, "digest": digest(contents)})
+
+
+def check_unaltered(folder: ProvenanceFolder, path: str, described: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an input that is not what the job before left there.
+
+    Raises
+    ------
+    DataError
+        It was altered since.
+    """
+    try:
+        written = read_json(folder.written_path(path))
+    except FileNotFoundError:
+        return  # a user's own file
+    if written["digest"] != digest({item["path"]: item["sha256"] for item in described}):
+        raise DataError(
+            f"{path} was altered after job {written['job']} wrote it: delete it and run again, it is then made anew "
+            "(`conceptome verify` names every altered file)"
+        )
+
+
+def write_listing(path: str | os.PathLike, outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Write the listing of a folder's files as `sha256sum` does and `sha256sum --check` reads, in order of path."""
+    root = Path(path).parent
+    with atomic_path(path) as temporary:
+        lines = [f"{item['sha256']}  {Path(item['path']).relative_to(root).as_posix()}\n" for item in outputs]
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _mark(path: str) -> tuple | None:
