@@ -205,6 +205,8 @@ def _mlflow_ingest(arguments: argparse.Namespace) -> int:
         from conceptome.provenance.statement import write
 
         print(f"provenance: signed: {write(arguments.results, arguments.signing_key)}")
+    for line in done.altered:
+        print(f"provenance: not written: {line}; `conceptome verify` tells more")
     return 0
 
 

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,10 +176,9 @@ class Server:
         info = self.client.create_run(run.experiment, run.start_time, dict(run.tags), run_name=run.name).info
         params = [Param(key, value) for key, value in run.params.items()]
         metrics = [Metric(key, value, run.end_time, step) for key, value, step in run.metrics]
-        for batch in _batches(params, BATCH_PARAMS):
-            self.client.log_batch(info.run_id, params=batch)
-        for batch in _batches(metrics, BATCH_METRICS):
-            self.client.log_batch(info.run_id, metrics=batch)
+        batches = zip_longest(_batches(params, BATCH_PARAMS), _batches(metrics, BATCH_METRICS), fillvalue=())
+        for some_params, some_metrics in batches:
+            self.client.log_batch(info.run_id, params=some_params, metrics=some_metrics)
         if run.datasets:
             inputs = [DatasetInput(item, [InputTag(*tag) for tag in tags.items()]) for item, tags in run.datasets]
             self.client.log_inputs(info.run_id, inputs)
