@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from fake_records import STEPS, write_chain
+from fake_records import ENTRY, STEPS, write_chain
 
 from conceptome.__main__ import main
 from conceptome.files import read_json, write_json
@@ -131,7 +131,14 @@ def test_two_changes_are_told_apart_and_share_what_follows_from_both(results, as
         ({"commit": {"id": "0" * 40, "dirty": False}}, [("commit", None, "id", "f" * 40, "0" * 40)]),
         (
             {"machine": {"name": "other", "system": "Linux", "cpu": "y", "features": ["avx2"], "cpus": 8}},
-            [("machine", None, "cpu", "x", "y"), ("machine", None, "features", ["avx2", "fma"], ["avx2"])],
+            [("machine", None, "cpu", "x", "y"), ("machine", None, "features", ["fma"], [])],
+        ),
+        (
+            {"blas": [{"file": "libopenblas.so", "architecture": "SkylakeX", "num_threads": 1}]},
+            [
+                ("blas", None, "libopenblas.so.architecture", None, "SkylakeX"),
+                ("blas", None, "libopenblas.so.num_threads", None, 1),
+            ],
         ),
     ],
 )
@@ -141,6 +148,17 @@ def test_each_kind_of_change_is_named(results, ask, values, expected):
     (group,) = answer["groups"]
     assert (code, causes(group)) == (1, expected)
     assert paths(group) == {path for path in EVERYTHING if not path.startswith(("sources", "data"))}
+
+
+def test_parameters_that_are_lists_or_mappings_are_compared(results, ask):
+    entry = {**ENTRY, "files": [["a.txt", {"size": 1}]], "convert": {}}
+    write_chain(results, "w2", at=1, change=only("retrieve", {}, {"parameters": {"entry": entry}}))
+    (group,) = ask()[1]["groups"]
+    assert paths(group) == EVERYTHING
+    assert causes(group) == [
+        ("parameter", "retrieve", "entry.convert", None, "{}"),
+        ("parameter", "retrieve", "entry.files", None, [["a.txt", '{"size":1}']]),
+    ]
 
 
 def test_packages_are_compared_by_version_and_by_the_digest_of_their_files(results, ask):
@@ -253,3 +271,20 @@ def test_the_text_groups_outputs_by_cause_within_80_columns(results, capsys, mon
     assert max(map(len, text.splitlines()[3:])) <= 80
     assert main(["diff", "last", "last", "--results", str(results)]) == 0
     assert "clean: none of 17 outputs differs" in capsys.readouterr().out
+
+
+def test_a_record_of_version_1_differs_in_what_it_says_and_not_in_what_it_lacks(results, ask):
+    def old(rule, wildcards):
+        if rule != "embed":
+            return {}
+        host = {"name": "elsewhere", "system": "Linux", "cpu": "y", "cpus": 2}
+        return {"machine": None, "host": host, "kernels": f"generic-{'b' * 64}", "threads": 1}
+
+    write_chain(results, "w2", at=1, change=old)
+    for path in results.glob(".provenance/records/*T01*-embed-*.final.json"):
+        record = read_json(path)
+        for key in ("machine", "blas", "determinism"):
+            del record[key]
+        write_json(path, record)
+    (group,) = ask()[1]["groups"]
+    assert causes(group) == [("machine", None, "cpu", "x", "y")]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conceptome.errors import DataError
 from conceptome.provenance.display import printer
+from conceptome.provenance.folder import canonical
 from conceptome.provenance.history import Artifact, History, Job
 
 # What of a machine can change bytes; its name, memory and number of processors cannot.
-MACHINE = ("system", "cpu", "features")
-_SHOWN = 3  # paths that the text names per group; --json names all
+MACHINE = ("system", "cpu")
+_SHOWN, _CAUSES = 3, 12  # paths and causes that the text names per group; --json names all
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ class State:
 
     name: str
     history: History
+    workflow: str | None
     outputs: dict[str, tuple[Job, Artifact]]
-    workflow: str | None = None
-    _relative: dict[str, str] = field(default_factory=dict)
 
     def relative(self, path: str) -> str:
         """Spell a recorded path relative to the results folder, so that two folders can be compared."""
@@ -64,9 +64,9 @@ class State:
 
 def runs(history: History) -> list[str]:
     """Workflow runs in order of time, those that had nothing to do included."""
-    first = {identity: jobs[0].name for identity, jobs in history.workflows().items() if identity}
     idle = {path.stem: path.stem for path in history.folder.workflows.glob("*.json")}
-    return sorted({**idle, **first}, key=lambda identity: ({**idle, **first}[identity], identity))
+    first = {**idle, **{identity: jobs[0].name for identity, jobs in history.workflows().items() if identity}}
+    return sorted(first, key=lambda identity: (first[identity], identity))
 
 
 def state(history: History, name: str) -> State:
@@ -85,21 +85,23 @@ def state(history: History, name: str) -> State:
         back = int(counted[1] or 0)
         if back >= len(known):
             raise DataError(f"{name}: {history.folder.results} records {len(known)} workflow run(s)")
-        identity = known[-1 - back]
-    else:
-        found = [item for item in known if item == name] or [item for item in known if item.startswith(name)]
-        if not found and Path(name).is_dir():
-            other = History(name)
-            return State(name, other, {State(name, other, {}).relative(p): pair for p, pair in other.outputs.items()})
-        if len(found) != 1:
-            among = ", ".join((found or known)[-5:]) or "none"
-            problem = "names more than one workflow run" if found else "is neither a results folder nor a workflow run"
-            raise DataError(f"{name}: {problem} of {history.folder.results} ({among})")
-        identity = found[0]
-    before = set(known[: known.index(identity) + 1])
-    result = State(name, history, {}, identity)
+        return _after(history, name, known, known[-1 - back])
+    found = [item for item in known if item == name] or [item for item in known if item.startswith(name)]
+    if not found and Path(name).is_dir():
+        return _after(History(name), name, [], None)
+    if len(found) != 1:
+        among = ", ".join((found or known)[-5:]) or "none"
+        problem = "names more than one workflow run" if found else "is neither a results folder nor a workflow run"
+        raise DataError(f"{name}: {problem} of {history.folder.results} ({among})")
+    return _after(history, name, known, found[0])
+
+
+def _after(history: History, name: str, known: list[str], workflow: str | None) -> State:
+    """What lay there at the end of a workflow run, which is one of those `known`; None: what lies there now."""
+    later = set(known[known.index(workflow) + 1 :]) if workflow else set()
+    result = State(name, history, workflow, {})
     for job in history.jobs.values():
-        if job.status == "success" and (job.record.get("workflow") in before or not job.record.get("workflow")):
+        if job.status == "success" and job.record.get("workflow") not in later:
             result.outputs.update({result.relative(item.path): (job, item) for item in job.outputs})
     return result
 
@@ -115,10 +117,11 @@ class Comparison:
     def differing(self) -> list[str]:
         """Paths (relative to the results folder) whose bytes differ or that one side lacks."""
         paths = sorted(self.a.outputs.keys() | self.b.outputs.keys())
-        return [path for path in paths if self._digest(self.a, path) != self._digest(self.b, path)]
+        return [path for path in paths if self.digest(self.a, path) != self.digest(self.b, path)]
 
     @staticmethod
-    def _digest(side: State, path: str) -> str | None:
+    def digest(side: State, path: str) -> str | None:
+        """Sha256 of an output on one side; None where that side lacks it."""
         return side.outputs[path][1].sha256 if path in side.outputs else None
 
     def explain(self, path: str) -> frozenset[Cause]:
@@ -165,9 +168,11 @@ class Comparison:
             # The lock matters by what is installed from it; alone it still is a recorded difference.
             yield from _facts("lock", {"digest": first.get("lock")}, {"digest": second.get("lock")})
         for section in ("variables", "determinism", "blas"):
-            yield from _facts(section, _listed(first.get(section)), _listed(second.get(section)))
+            # What a record of an older version lacks says nothing.
+            if section in first and section in second:
+                yield from _facts(section, _listed(first[section]), _listed(second[section]))
         yield from _facts("threads", {"number": first.get("threads")}, {"number": second.get("threads")})
-        yield from _facts("machine", _machine(first), _machine(second))
+        yield from _machines(first, second)
 
     def _upstream(self, a: Job, b: Job) -> Iterator[Cause]:
         """Causes of the inputs that differ, followed to the jobs where they began."""
@@ -195,13 +200,16 @@ class Comparison:
 
 
 def _facts(kind: str, a: Mapping[str, Any], b: Mapping[str, Any], rule: str | None = None) -> Iterator[Cause]:
-    """One cause per key whose values differ; a key that a record of an older version lacks says nothing."""
+    """One cause per key whose values differ."""
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
             yield Cause(kind, rule, key, _frozen(a.get(key)), _frozen(b.get(key)))
 
 
 def _frozen(value: Any) -> Any:
+    """Spell a value so that equal causes are one: lists as tuples, mappings as JSON."""
+    if isinstance(value, Mapping):
+        return canonical(value).decode()
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
@@ -211,11 +219,14 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         if isinstance(item, Mapping) and item:
             yield from _flat(item, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", item if not isinstance(item, Mapping) else None
+            yield f"{prefix}{key}", item
 
 
-def _listed(value: Any) -> dict[str, Any]:
-    return dict(_flat(value)) if isinstance(value, Mapping) else {"": value} if value else {}
+def _listed(value: Mapping[str, Any] | list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Flatten a section of a record; a list of libraries is keyed by their files."""
+    if isinstance(value, list):
+        value = {item["file"]: {key: fact for key, fact in item.items() if key != "file"} for item in value}
+    return dict(_flat(value))
 
 
 def _code(a: Mapping[str, Any], b: Mapping[str, Any], rule: str) -> Iterator[Cause]:
@@ -232,8 +243,9 @@ def _code(a: Mapping[str, Any], b: Mapping[str, Any], rule: str) -> Iterator[Cau
 
 
 def _kernels(record: Mapping[str, Any]) -> dict[str, Any]:
-    kernels = record.get("kernels")
-    return dict(kernels) if isinstance(kernels, Mapping) else {"build": kernels} if kernels else {}
+    """Variant and build digest; version 1 of the record joined them with a hyphen."""
+    kernels = record.get("kernels") or {}
+    return dict(kernels) if isinstance(kernels, Mapping) else dict(zip(("variant", "build"), kernels.split("-", 1)))
 
 
 def _packages(a: State, first: Job, b: State, second: Job) -> Iterator[Cause]:
@@ -257,9 +269,15 @@ def _packages(a: State, first: Job, b: State, second: Job) -> Iterator[Cause]:
             yield Cause("package", None, name, mine and mine[0], theirs and theirs[0])
 
 
-def _machine(record: Mapping[str, Any]) -> dict[str, Any]:
-    machine = record.get("machine") or record.get("host") or {}
-    return {key: machine[key] for key in MACHINE if key in machine}
+def _machines(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Cause]:
+    """Differences of the machines; of the processor's features those that one side lacks."""
+    a, b = (dict(record.get("machine") or record.get("host") or {}) for record in (first, second))
+    if "features" in a and "features" in b:
+        mine, theirs = set(a.pop("features")), set(b.pop("features"))
+        yield from _facts("machine", {"features": sorted(mine - theirs)}, {"features": sorted(theirs - mine)})
+    for key in MACHINE:
+        if key in a and key in b:
+            yield from _facts("machine", {key: a[key]}, {key: b[key]})
 
 
 def _commit(job: Job) -> dict[str, Any]:
@@ -305,7 +323,7 @@ def command(arguments: argparse.Namespace) -> int:
                         for cause in causes
                     ],
                     "outputs": [
-                        {"path": path, "a": Comparison._digest(a, path), "b": Comparison._digest(b, path)}
+                        {"path": path, "a": Comparison.digest(a, path), "b": Comparison.digest(b, path)}
                         for path in paths
                     ],
                 }
@@ -340,11 +358,13 @@ def show(comparison: Comparison, groups: list[tuple[list[Cause], list[str]]], co
     for number, (causes, paths) in enumerate(groups, 1):
         say()
         say(f"{number}. {len(paths)} {'output' if len(paths) == 1 else 'outputs'}", style="bold")
-        for cause in causes:
+        for cause in causes[:_CAUSES]:
             say(cause.sentence, 3, hang=2)
             began = sorted(comparison.origins[cause])
             more = f" and {len(began) - 1} more jobs" if len(began) > 1 else ""
             say(f"began in {began[0]}{more}", 5, "dim", hang=2)
+        if len(causes) > _CAUSES:
+            say(f"and {len(causes) - _CAUSES} more causes (--json names all)", 3)
         for path in paths[:_SHOWN]:
             say(path, 3, "dim")
         if len(paths) > _SHOWN:

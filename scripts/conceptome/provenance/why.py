@@ -109,7 +109,7 @@ def restriction(history: History, job: Job, figure: str, panel: str) -> Restrict
     path = history.locate(item.path)
     if _digest(history, path) != item.sha256:
         raise DataError(f"{path}: missing or altered, so it cannot tell what a panel draws: ask for the whole figure")
-    table = pd.read_csv(path, dtype=str)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     rows = table[table["panel"] == panel]
     if rows.empty:
         known = ", ".join(dict.fromkeys(table["panel"]))
@@ -387,7 +387,7 @@ def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
     for values in shared.values():
         if len(values) == 1:
             say(*values, style="dim", hang=2)
-    say("")
+    say()
     say(f"{len(steps)} steps, newest first", style="bold")
     for position, step in enumerate(steps):
         say(f"{step['number']:>3} {chain.jobs[position].rule} {place(chain.jobs[position])}", hang=4)
@@ -397,9 +397,8 @@ def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
         if line:
             room = width - 4
             say(line if len(line) <= room else line[: room - 1] + "…", 4, "dim")
-    if chain.raw:
-        say("")
-        say(f"{len(chain.raw)} raw files", style="bold")
+    say()
+    say(f"{len(chain.raw)} raw files" if chain.raw else "no raw files: steps compute from seeds", style="bold")
     for group in _by_source(chain.raw).values():
         for raw in group:
             said = f"sha256 {raw['sha256'][:16]}…, {human_size(raw['size'])}, {raw['state']}"
@@ -408,7 +407,7 @@ def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
         for line in (raw["address"], raw["licence"] and f"Licence: {raw['licence']}", raw["citation"]):
             if line:
                 say(line, 4, "dim", hang=2)
-    say("")
+    say()
     if graph:
         say(f"graph: {graph}")
     if chain.findings:
