@@ -1,10 +1,14 @@
 """Two runs compared: each planted change is named as the cause of exactly what it changed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from fake_records import ENTRY, STEPS, write_chain
+from workspace import REPOSITORY, environment
 
 from conceptome.__main__ import main
 from conceptome.files import read_json, write_json
@@ -23,8 +27,8 @@ EVERYTHING = {path for *_, outputs in STEPS for path in outputs if not path.ends
 def ask(tmp_path, capsys):
     """Compare the last two runs in results, or two folders; gives the exit code and the JSON answer."""
 
-    def ask(a="last-1", b="last"):
-        code = main(["diff", str(a), str(b), "--results", str(tmp_path / "results"), "--json"])
+    def ask(a="last-1", b="last", folder="results"):
+        code = main(["diff", str(a), str(b), "--results", str(tmp_path / folder), "--json"])
         return code, json.loads(capsys.readouterr().out)
 
     return ask
@@ -206,6 +210,17 @@ def test_outputs_and_inputs_of_one_side_are_said_to_be_so(results, ask, tmp_path
     assert causes(ask(other, results)[1]["groups"][0]) == [("only in B", "learn", "", None, None)]
 
 
+def test_a_job_that_only_one_run_had_explains_what_reads_from_it(results, ask):
+    changed = {"inputs": [], "parameters": {"measure": {"fits": ["topk"]}}}
+    wells = {"dataset": "wells", "model": "m", "whitening": "none"}
+    write_chain(results, "w2", at=1, change=only("measure", wells, changed))
+    (group,) = ask()[1]["groups"]
+    assert len(paths(group)) == 2
+    assert "evidence/wells/m/none/selectivity.parquet" in paths(group)
+    assert ("only in A", "learn", "", None, None) in causes(group)
+    assert ("parameter", "measure", "measure.fits", None, ["topk"]) in causes(group)
+
+
 def test_raw_bytes_without_a_job_are_an_input_that_differs(results, ask):
     inputs = [{"name": "read", "path": "own.csv", "sha256": None, "size": 1, "media_type": "text/csv"}]
     for at, mark in ((1, "1"), (2, "2")):
@@ -288,3 +303,44 @@ def test_a_record_of_version_1_differs_in_what_it_says_and_not_in_what_it_lacks(
         write_json(path, record)
     (group,) = ask()[1]["groups"]
     assert causes(group) == [("machine", None, "cpu", "x", "y")]
+
+
+@pytest.mark.slow
+def test_a_changed_parameter_and_an_edited_module_of_real_runs_are_named(tmp_path, ask):
+    copy = tmp_path / "copy"
+    for name in ("config", "envs", "kernels", "rules", "scripts"):
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "requirements.lock"):
+        shutil.copy(REPOSITORY / name, copy / name)
+
+    def run():
+        command = [sys.executable, "-m", "conceptome", "run", "--config", "config/test.yaml"]
+        command += ["--studies", "simulated_small", "--directory", str(tmp_path), "--cores", "2"]
+        variables = {**environment(), "PYTHONPATH": f"{copy / 'scripts'}{os.pathsep}{copy / 'kernels'}"}
+        subprocess.run(command, cwd=copy, env=variables, check=True, capture_output=True)
+
+    def edit(path, before, after):
+        text = (copy / path).read_text()
+        assert text.count(before) == 1
+        (copy / path).write_text(text.replace(before, after))
+
+    run()
+    edit("config/test.yaml", "      topk: {steps: 60}\n", "      topk: {steps: 60, k: 2}\n")
+    run()
+    (group,) = ask(folder="results/test")[1]["groups"]
+    assert causes(group) == [("parameter", "learn", "dictionary.k", 3, 2)]
+    place = "codes/simulated_small/ae_w4/none/"
+    assert {path for path in paths(group) if path.startswith(place)} == {
+        f"{place}topk/seed{seed}/codes.parquet" for seed in (0, 1)
+    }
+
+    module = "scripts/conceptome/measures/projection.py"
+    edit(module, "(x.astype(np.float64) - origin) @ directions.T\n", "2.0 * (x - origin) @ directions.T\n")
+    edit("scripts/conceptome/activations.py", "from __future__", "# A comment re-runs nothing.\nfrom __future__")
+    run()
+    (group,) = ask(folder="results/test")[1]["groups"]
+    ((kind, _, what, before, after),) = causes(group)
+    assert (kind, what) == ("code", module)
+    assert before != after
+    assert "evidence/simulated_small/ae_w4/none/activations.parquet" in paths(group)
+    assert not any(path.startswith(("codes", "dictionaries")) for path in paths(group))

@@ -126,11 +126,13 @@ class Comparison:
 
     def explain(self, path: str) -> frozenset[Cause]:
         """Name the causes of one differing output."""
-        pair = [side.outputs.get(path) for side in (self.a, self.b)]
-        if None in pair:
-            job = next(found for found in pair if found)[0]
-            return self._found([Cause("only in B" if pair[0] is None else "only in A", job.rule, "", None, None)], job)
-        return self.jobs(pair[0][0], pair[1][0])
+        a, b = ((side.outputs.get(path) or (None, None))[0] for side in (self.a, self.b))
+        return self.jobs(a, b) if a and b else self._lone(a, b)
+
+    def _lone(self, a: Job | None, b: Job | None) -> frozenset[Cause]:
+        """Name the job that only one side ran."""
+        job = a or b
+        return self._found([Cause("only in A" if a else "only in B", job.rule, "", None, None)], job)
 
     def jobs(self, a: Job, b: Job) -> frozenset[Cause]:
         """Name what explains that two jobs wrote different bytes: their own differences, and those of their inputs."""
@@ -176,8 +178,10 @@ class Comparison:
 
     def _upstream(self, a: Job, b: Job) -> Iterator[Cause]:
         """Causes of the inputs that differ, followed to the jobs where they began."""
-        left, right = ({(item.name, side.relative(item.path)): item for item in job.inputs} for side, job in
-                       ((self.a, a), (self.b, b)))  # fmt: skip
+        left, right = (
+            {(item.name, side.relative(item.path)): item for item in job.inputs}
+            for side, job in ((self.a, a), (self.b, b))
+        )
         for key in sorted(left.keys() | right.keys()):
             mine, theirs = left.get(key), right.get(key)
             if mine and theirs and mine.sha256 == theirs.sha256:
@@ -186,6 +190,8 @@ class Comparison:
             after = self.b.history.producer(theirs, b) if theirs else None
             if before and after:
                 yield from self.jobs(before, after)
+            elif (before or after) and not (mine and theirs):
+                yield from self._lone(before, after)
             else:
                 digests = [item.sha256 if item else None for item in (mine, theirs)]
                 yield from self._found([Cause("input", b.rule, key[1], *digests)], b)
