@@ -269,9 +269,14 @@ def test_unknown_and_ambiguous_runs_are_refused_in_one_line(results, capsys, tmp
 
 
 def test_a_run_that_had_nothing_to_do_counts_as_a_run(results, ask):
-    write_json(results / ".provenance/workflows/zz.json", {"id": "zz"})
-    code, answer = ask("w1", "last")
-    assert (code, answer["b"]["workflow"]) == (0, "zz")
+    write_chain(results, "w2", at=1, random="embed")
+    for name in ("w1", "20260101T003000-idle", "20260101T990000-idle"):
+        write_json(results / f".provenance/workflows/{name}.json", {"id": name})
+    order = [ask("last", f"last-{back}")[1]["b"]["workflow"] for back in range(4)]
+    assert order == ["20260101T990000-idle", "w2", "20260101T003000-idle", "w1"]
+    assert ask("w1", "last-2")[0] == 0
+    assert ask("w2", "last")[0] == 0
+    assert ask("last-2", "last")[0] == 1
 
 
 def test_the_text_groups_outputs_by_cause_within_80_columns(results, capsys, monkeypatch):

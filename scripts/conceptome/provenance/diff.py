@@ -63,10 +63,13 @@ class State:
 
 
 def runs(history: History) -> list[str]:
-    """Workflow runs in order of time, those that had nothing to do included."""
-    idle = {path.stem: path.stem for path in history.folder.workflows.glob("*.json")}
-    first = {**idle, **{identity: jobs[0].name for identity, jobs in history.workflows().items() if identity}}
-    return sorted(first, key=lambda identity: (first[identity], identity))
+    """Workflow runs in order of time, those that had nothing to do included (by their ids, which begin with it)."""
+    first = {identity: jobs[0].name for identity, jobs in history.workflows().items() if identity}
+    known = list(first)
+    for identity in sorted({path.stem for path in history.folder.workflows.glob("*.json")} - first.keys()):
+        later = (place for place, item in enumerate(known) if first.get(item, item) > identity)
+        known.insert(next(later, len(known)), identity)
+    return known
 
 
 def state(history: History, name: str) -> State:

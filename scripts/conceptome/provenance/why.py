@@ -230,6 +230,11 @@ class Chain:
         return self._states[key]
 
     @cached_property
+    def known(self) -> set[tuple[str, str]]:
+        """Path and digest of every file of the chain."""
+        return {(item.path, item.sha256) for item in self.files}
+
+    @cached_property
     def files(self) -> list[Artifact]:
         """The subject and every file that a step read, each once."""
         read = (item for pairs in self.inputs.values() for item, _ in pairs)
@@ -404,7 +409,9 @@ def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
             said = f"sha256 {raw['sha256'][:16]}…, {human_size(raw['size'])}, {raw['state']}"
             say(raw["path"])
             say(f"{said}; read by {_ranges(sorted(chain.numbers[name] for name in raw['read_by']))}", 4, "dim")
-        for line in (raw["address"], raw["licence"] and f"Licence: {raw['licence']}", raw["citation"]):
+        licence, stand_in = raw["licence"], raw["stand_in"]
+        about = (raw["address"], licence and f"Licence: {licence}", stand_in and f"stand-in: {stand_in}")
+        for line in (*about, raw["citation"]):
             if line:
                 say(line, 4, "dim", hang=2)
     say()
@@ -425,13 +432,13 @@ def _told(step: Mapping[str, Any], chain: Chain) -> Iterable[str]:
     left = f" ({step['inputs_left_out']} of {len(step['inputs']) + step['inputs_left_out']} inputs left out)"
     if sources:
         yield f"from {_ranges(sources)}{left if step['inputs_left_out'] else ''}"
-    outputs = step["outputs"]
-    more = f" and {len(outputs) - 1} more files" if len(outputs) > 1 else ""
+    outputs = sorted(step["outputs"], key=lambda item: (item["path"], item["sha256"]) not in chain.known)
+    more = f" and {len(outputs) - 1} more" if len(outputs) > 1 else ""
     size = human_size(sum(item["size"] for item in outputs))
     yield f"wrote {Path(outputs[0]['path']).name} {outputs[0]['sha256'][:8]}{more}, {size}"
     yield f"code {((step.get('code') or {}).get('digest') or 'unknown')[:8]}"
     if step.get("seeds"):
-        yield f"seed {', '.join(map(str, step['seeds']))}"
+        yield f"seeds {', '.join(map(str, step['seeds']))}"
 
 
 def place(job: Job) -> str:
