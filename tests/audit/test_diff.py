@@ -100,6 +100,9 @@ def test_two_changes_are_told_apart_and_share_what_follows_from_both(results, as
     _, answer = ask()
     code = [("code", None, "scripts/learn.py", "a" * 64, None), ("code", None, "scripts/measure.py", None, "b" * 64)]
     threads = [("threads", None, "number", 1, 4)]
+    # A cause says where it began for the outputs of its group, not for others that it explains too.
+    (wells,) = (group for group in answer["groups"] if "wells" in group["outputs"][0]["path"])
+    assert wells["causes"][0]["began_in"] == ["measure (dataset=wells, model=m, whitening=none)"]
     found = {frozenset(causes(group)): paths(group) for group in answer["groups"]}
     assert found == {
         frozenset(threads): {path for path in DOWNSTREAM if path.startswith("codes")},

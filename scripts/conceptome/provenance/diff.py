@@ -40,6 +40,10 @@ class Cause:
         return f"{self.kind} {self.what}{where}: {_short(self.a)} → {_short(self.b)}"
 
 
+# Causes of a difference, each with the titles of the jobs where it began.
+Explanation = dict[Cause, frozenset[str]]
+
+
 @dataclass
 class State:
     """What lay in a results folder at the end of a workflow run (or lies there now), and whose records say so."""
@@ -114,8 +118,7 @@ class Comparison:
 
     def __init__(self, a: State, b: State):
         self.a, self.b = a, b
-        self._known: dict[tuple[str, str], frozenset[Cause]] = {}
-        self.origins: dict[Cause, dict[str, None]] = {}
+        self._known: dict[tuple[str, str], Explanation] = {}
 
     def differing(self) -> list[str]:
         """Paths (relative to the results folder) whose bytes differ or that one side lacks."""
@@ -127,34 +130,20 @@ class Comparison:
         """Sha256 of an output on one side; None where that side lacks it."""
         return side.outputs[path][1].sha256 if path in side.outputs else None
 
-    def explain(self, path: str) -> frozenset[Cause]:
-        """Name the causes of one differing output."""
+    def explain(self, path: str) -> Explanation:
+        """Name the causes of one differing output, each with the jobs where it began."""
         a, b = ((side.outputs.get(path) or (None, None))[0] for side in (self.a, self.b))
-        return self.jobs(a, b) if a and b else self._lone(a, b)
+        return self.jobs(a, b) if a and b else _lone(a, b)
 
-    def _lone(self, a: Job | None, b: Job | None) -> frozenset[Cause]:
-        """Name the job that only one side ran."""
-        job = a or b
-        return self._found([Cause("only in A" if a else "only in B", job.rule, "", None, None)], job)
-
-    def jobs(self, a: Job, b: Job) -> frozenset[Cause]:
+    def jobs(self, a: Job, b: Job) -> Explanation:
         """Name what explains that two jobs wrote different bytes: their own differences, and those of their inputs."""
         key = (a.name, b.name)
         if key not in self._known:
-            self._known[key] = frozenset()  # should records point in a circle
-            causes = {*self._found(self._own(a, b), b), *self._upstream(a, b)}
-            if not causes:
-                causes = {*self._found(_facts("commit", _commit(a), _commit(b)), b)}
-            if not causes:
-                causes = {*self._found([Cause("not reproducible", b.rule, "", None, None)], b)}
-            self._known[key] = frozenset(causes)
+            self._known[key] = {}  # should records point in a circle
+            found = _merged([_began(self._own(a, b), b), *self._upstream(a, b)])
+            found = found or _began(_facts("commit", _commit(a), _commit(b)), b)
+            self._known[key] = found or _began([Cause("not reproducible", b.rule, "", None, None)], b)
         return self._known[key]
-
-    def _found(self, causes: Iterable[Cause], job: Job) -> frozenset[Cause]:
-        causes = frozenset(causes)
-        for cause in causes:
-            self.origins.setdefault(cause, {})[job.title] = None
-        return causes
 
     def _own(self, a: Job, b: Job) -> Iterator[Cause]:
         """Differences of two jobs that are not their inputs' and not the commit (code counts by its syntax trees)."""
@@ -179,7 +168,7 @@ class Comparison:
         yield from _facts("threads", {"number": first.get("threads")}, {"number": second.get("threads")})
         yield from _machines(first, second)
 
-    def _upstream(self, a: Job, b: Job) -> Iterator[Cause]:
+    def _upstream(self, a: Job, b: Job) -> Iterator[Explanation]:
         """Causes of the inputs that differ, followed to the jobs where they began."""
         left, right = (
             {(item.name, side.relative(item.path)): item for item in job.inputs}
@@ -192,20 +181,42 @@ class Comparison:
             before = self.a.history.producer(mine, a) if mine else None
             after = self.b.history.producer(theirs, b) if theirs else None
             if before and after:
-                yield from self.jobs(before, after)
+                yield self.jobs(before, after)
             elif (before or after) and not (mine and theirs):
-                yield from self._lone(before, after)
+                yield _lone(before, after)
             else:
                 digests = [item.sha256 if item else None for item in (mine, theirs)]
-                yield from self._found([Cause("input", b.rule, key[1], *digests)], b)
+                yield _began([Cause("input", b.rule, key[1], *digests)], b)
 
-    def groups(self) -> list[tuple[list[Cause], list[str]]]:
+    def groups(self) -> list[tuple[Explanation, list[str]]]:
         """Differing outputs by what explains them, the largest group first."""
-        found: dict[frozenset[Cause], list[str]] = {}
+        found: dict[frozenset[Cause], tuple[list[Explanation], list[str]]] = {}
         for path in self.differing():
-            found.setdefault(self.explain(path), []).append(path)
-        ordered = [(sorted(causes, key=lambda cause: cause.sentence), paths) for causes, paths in found.items()]
-        return sorted(ordered, key=lambda group: (-len(group[1]), group[1]))
+            explanation = self.explain(path)
+            told, paths = found.setdefault(frozenset(explanation), ([], []))
+            told.append(explanation)
+            paths.append(path)
+        groups = [(_merged(told), paths) for told, paths in found.values()]
+        return sorted(groups, key=lambda group: (-len(group[1]), group[1]))
+
+
+def _began(causes: Iterable[Cause], job: Job) -> Explanation:
+    return {cause: frozenset([job.title]) for cause in causes}
+
+
+def _lone(a: Job | None, b: Job | None) -> Explanation:
+    """Name the job that only one side ran."""
+    job = a or b
+    return _began([Cause("only in A" if a else "only in B", job.rule, "", None, None)], job)
+
+
+def _merged(explanations: Iterable[Explanation]) -> Explanation:
+    """All causes in order of their wording, each with all jobs where it began."""
+    found: dict[Cause, frozenset[str]] = {}
+    for explanation in explanations:
+        for cause, jobs in explanation.items():
+            found[cause] = found.get(cause, frozenset()) | jobs
+    return dict(sorted(found.items(), key=lambda item: item[0].sentence))
 
 
 def _facts(kind: str, a: Mapping[str, Any], b: Mapping[str, Any], rule: str | None = None) -> Iterator[Cause]:
@@ -328,8 +339,8 @@ def command(arguments: argparse.Namespace) -> int:
                 {
                     "causes": [
                         {"kind": cause.kind, "rule": cause.rule, "what": cause.what, "a": cause.a, "b": cause.b,
-                         "began_in": sorted(comparison.origins[cause])}
-                        for cause in causes
+                         "began_in": sorted(jobs)}
+                        for cause, jobs in causes.items()
                     ],
                     "outputs": [
                         {"path": path, "a": Comparison.digest(a, path), "b": Comparison.digest(b, path)}
@@ -345,14 +356,14 @@ def command(arguments: argparse.Namespace) -> int:
     return 1 if findings else 0
 
 
-def _finding(causes: list[Cause], paths: list[str]) -> str:
+def _finding(causes: Explanation, paths: list[str]) -> str:
     noun = "output differs" if len(paths) == 1 else "outputs differ"
     return f"{len(paths)} {noun} ({paths[0]}{', …' if len(paths) > 1 else ''}): " + "; ".join(
         cause.sentence for cause in causes
     )
 
 
-def show(comparison: Comparison, groups: list[tuple[list[Cause], list[str]]], compared: int) -> None:
+def show(comparison: Comparison, groups: list[tuple[Explanation, list[str]]], compared: int) -> None:
     """Print the answer for people: one numbered group per explanation."""
     _, say = printer()
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
@@ -367,9 +378,9 @@ def show(comparison: Comparison, groups: list[tuple[list[Cause], list[str]]], co
     for number, (causes, paths) in enumerate(groups, 1):
         say()
         say(f"{number}. {len(paths)} {'output' if len(paths) == 1 else 'outputs'}", style="bold")
-        for cause in causes[:_CAUSES]:
+        for cause, jobs in list(causes.items())[:_CAUSES]:
             say(cause.sentence, 3, hang=2)
-            began = sorted(comparison.origins[cause])
+            began = sorted(jobs)
             more = f" and {len(began) - 1} more jobs" if len(began) > 1 else ""
             say(f"began in {began[0]}{more}", 5, "dim", hang=2)
         if len(causes) > _CAUSES:
