@@ -1,10 +1,14 @@
 """Two runs compared: each planted change is named as the cause of exactly what it changed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
-from fake_records import STEPS, write_chain
+from fake_records import ENTRY, STEPS, write_chain
+from workspace import REPOSITORY, environment
 
 from conceptome.__main__ import main
 from conceptome.files import read_json, write_json
@@ -23,8 +27,8 @@ EVERYTHING = {path for *_, outputs in STEPS for path in outputs if not path.ends
 def ask(tmp_path, capsys):
     """Compare the last two runs in results, or two folders; gives the exit code and the JSON answer."""
 
-    def ask(a="last-1", b="last"):
-        code = main(["diff", str(a), str(b), "--results", str(tmp_path / "results"), "--json"])
+    def ask(a="last-1", b="last", folder="results"):
+        code = main(["diff", str(a), str(b), "--results", str(tmp_path / folder), "--json"])
         return code, json.loads(capsys.readouterr().out)
 
     return ask
@@ -96,6 +100,9 @@ def test_two_changes_are_told_apart_and_share_what_follows_from_both(results, as
     _, answer = ask()
     code = [("code", None, "scripts/learn.py", "a" * 64, None), ("code", None, "scripts/measure.py", None, "b" * 64)]
     threads = [("threads", None, "number", 1, 4)]
+    # A cause says where it began for the outputs of its group, not for others that it explains too.
+    (wells,) = (group for group in answer["groups"] if "wells" in group["outputs"][0]["path"])
+    assert wells["causes"][0]["began_in"] == ["measure (dataset=wells, model=m, whitening=none)"]
     found = {frozenset(causes(group)): paths(group) for group in answer["groups"]}
     assert found == {
         frozenset(threads): {path for path in DOWNSTREAM if path.startswith("codes")},
@@ -131,7 +138,14 @@ def test_two_changes_are_told_apart_and_share_what_follows_from_both(results, as
         ({"commit": {"id": "0" * 40, "dirty": False}}, [("commit", None, "id", "f" * 40, "0" * 40)]),
         (
             {"machine": {"name": "other", "system": "Linux", "cpu": "y", "features": ["avx2"], "cpus": 8}},
-            [("machine", None, "cpu", "x", "y"), ("machine", None, "features", ["avx2", "fma"], ["avx2"])],
+            [("machine", None, "cpu", "x", "y"), ("machine", None, "features", ["fma"], [])],
+        ),
+        (
+            {"blas": [{"file": "libopenblas.so", "architecture": "SkylakeX", "num_threads": 1}]},
+            [
+                ("blas", None, "libopenblas.so.architecture", None, "SkylakeX"),
+                ("blas", None, "libopenblas.so.num_threads", None, 1),
+            ],
         ),
     ],
 )
@@ -141,6 +155,17 @@ def test_each_kind_of_change_is_named(results, ask, values, expected):
     (group,) = answer["groups"]
     assert (code, causes(group)) == (1, expected)
     assert paths(group) == {path for path in EVERYTHING if not path.startswith(("sources", "data"))}
+
+
+def test_parameters_that_are_lists_or_mappings_are_compared(results, ask):
+    entry = {**ENTRY, "files": [["a.txt", {"size": 1}]], "convert": {}}
+    write_chain(results, "w2", at=1, change=only("retrieve", {}, {"parameters": {"entry": entry}}))
+    (group,) = ask()[1]["groups"]
+    assert paths(group) == EVERYTHING
+    assert causes(group) == [
+        ("parameter", "retrieve", "entry.convert", None, "{}"),
+        ("parameter", "retrieve", "entry.files", None, [["a.txt", '{"size":1}']]),
+    ]
 
 
 def test_packages_are_compared_by_version_and_by_the_digest_of_their_files(results, ask):
@@ -186,6 +211,17 @@ def test_outputs_and_inputs_of_one_side_are_said_to_be_so(results, ask, tmp_path
     assert (code, causes(group)) == (1, [("only in A", "learn", "", None, None)])
     assert len(paths(group)) == 4
     assert causes(ask(other, results)[1]["groups"][0]) == [("only in B", "learn", "", None, None)]
+
+
+def test_a_job_that_only_one_run_had_explains_what_reads_from_it(results, ask):
+    changed = {"inputs": [], "parameters": {"measure": {"fits": ["topk"]}}}
+    wells = {"dataset": "wells", "model": "m", "whitening": "none"}
+    write_chain(results, "w2", at=1, change=only("measure", wells, changed))
+    (group,) = ask()[1]["groups"]
+    assert len(paths(group)) == 2
+    assert "evidence/wells/m/none/selectivity.parquet" in paths(group)
+    assert ("only in A", "learn", "", None, None) in causes(group)
+    assert ("parameter", "measure", "measure.fits", None, ["topk"]) in causes(group)
 
 
 def test_raw_bytes_without_a_job_are_an_input_that_differs(results, ask):
@@ -236,9 +272,14 @@ def test_unknown_and_ambiguous_runs_are_refused_in_one_line(results, capsys, tmp
 
 
 def test_a_run_that_had_nothing_to_do_counts_as_a_run(results, ask):
-    write_json(results / ".provenance/workflows/zz.json", {"id": "zz"})
-    code, answer = ask("w1", "last")
-    assert (code, answer["b"]["workflow"]) == (0, "zz")
+    write_chain(results, "w2", at=1, random="embed")
+    for name in ("w1", "20260101T003000-idle", "20260101T990000-idle"):
+        write_json(results / f".provenance/workflows/{name}.json", {"id": name})
+    order = [ask("last", f"last-{back}")[1]["b"]["workflow"] for back in range(4)]
+    assert order == ["20260101T990000-idle", "w2", "20260101T003000-idle", "w1"]
+    assert ask("w1", "last-2")[0] == 0
+    assert ask("w2", "last")[0] == 0
+    assert ask("last-2", "last")[0] == 1
 
 
 def test_the_text_groups_outputs_by_cause_within_80_columns(results, capsys, monkeypatch):
@@ -253,3 +294,61 @@ def test_the_text_groups_outputs_by_cause_within_80_columns(results, capsys, mon
     assert max(map(len, text.splitlines()[3:])) <= 80
     assert main(["diff", "last", "last", "--results", str(results)]) == 0
     assert "clean: none of 17 outputs differs" in capsys.readouterr().out
+
+
+def test_a_record_of_version_1_differs_in_what_it_says_and_not_in_what_it_lacks(results, ask):
+    def old(rule, wildcards):
+        if rule != "embed":
+            return {}
+        host = {"name": "elsewhere", "system": "Linux", "cpu": "y", "cpus": 2}
+        return {"machine": None, "host": host, "kernels": f"generic-{'b' * 64}", "threads": 1}
+
+    write_chain(results, "w2", at=1, change=old)
+    for path in results.glob(".provenance/records/*T01*-embed-*.final.json"):
+        record = read_json(path)
+        for key in ("machine", "blas", "determinism"):
+            del record[key]
+        write_json(path, record)
+    (group,) = ask()[1]["groups"]
+    assert causes(group) == [("machine", None, "cpu", "x", "y")]
+
+
+@pytest.mark.slow
+def test_a_changed_parameter_and_an_edited_module_of_real_runs_are_named(tmp_path, ask):
+    copy = tmp_path / "copy"
+    for name in ("config", "envs", "kernels", "rules", "scripts"):
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "requirements.lock"):
+        shutil.copy(REPOSITORY / name, copy / name)
+
+    def run():
+        command = [sys.executable, "-m", "conceptome", "run", "--config", "config/test.yaml"]
+        command += ["--studies", "simulated_small", "--directory", str(tmp_path), "--cores", "2"]
+        variables = {**environment(), "PYTHONPATH": f"{copy / 'scripts'}{os.pathsep}{copy / 'kernels'}"}
+        subprocess.run(command, cwd=copy, env=variables, check=True, capture_output=True)
+
+    def edit(path, before, after):
+        text = (copy / path).read_text()
+        assert text.count(before) == 1
+        (copy / path).write_text(text.replace(before, after))
+
+    run()
+    edit("config/test.yaml", "      topk: {steps: 60}\n", "      topk: {steps: 60, k: 2}\n")
+    run()
+    (group,) = ask(folder="results/test")[1]["groups"]
+    assert causes(group) == [("parameter", "learn", "dictionary.k", 3, 2)]
+    place = "codes/simulated_small/ae_w4/none/"
+    assert {path for path in paths(group) if path.startswith(place)} == {
+        f"{place}topk/seed{seed}/codes.parquet" for seed in (0, 1)
+    }
+
+    module = "scripts/conceptome/measures/projection.py"
+    edit(module, "(x.astype(np.float64) - origin) @ directions.T\n", "2.0 * (x - origin) @ directions.T\n")
+    edit("scripts/conceptome/activations.py", "from __future__", "# A comment re-runs nothing.\nfrom __future__")
+    run()
+    (group,) = ask(folder="results/test")[1]["groups"]
+    ((kind, _, what, before, after),) = causes(group)
+    assert (kind, what) == ("code", module)
+    assert before != after
+    assert "evidence/simulated_small/ae_w4/none/activations.parquet" in paths(group)
+    assert not any(path.startswith(("codes", "dictionaries")) for path in paths(group))

@@ -80,6 +80,13 @@ def test_a_moved_folder_is_read_where_it_lies(results, tmp_path):
     assert str(history.locate("/abs/data.csv")) == "/abs/data.csv"
 
 
+def test_the_results_folder_of_records_of_version_1_is_known_by_their_logs(results):
+    for path in (results / ".provenance/records").glob("*.json"):
+        write_json(path, {key: value for key, value in read_json(path).items() if key != "results"})
+    assert History(results).recorded_results == "results"
+    assert History(results).find(str(results / "data/cells/card.json"))[0].rule == "prepare_matrix"
+
+
 @pytest.mark.parametrize("target", ["F3", "f3", "selectivity", FIGURE])
 def test_a_figure_is_found_by_number_name_and_path(results, target, monkeypatch):
     monkeypatch.chdir(results.parent)

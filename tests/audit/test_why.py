@@ -266,3 +266,24 @@ def test_every_panel_of_every_figure_is_narrower_than_its_figure(finished, monke
             else:
                 named = set(rows[list(why.KEYS)].dropna().itertuples(index=False, name=None))
                 assert named == fits if why.FITS[figure] == "own" else named <= fits
+
+
+def test_real_figures_that_were_saved_again_are_known_by_their_recipe(finished, tmp_path, capsys):
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    figure = finished.path("studies/test/figures/recovery")
+    svg, png = tmp_path / "mailed.dat", tmp_path / "mailed.png"
+    svg.write_text((figure / "recovery.svg").read_text().replace("</svg>", "<g/></svg>"))
+    with Image.open(figure / "recovery.png") as image:
+        kept = PngInfo()
+        for key, value in image.info.items():
+            if isinstance(value, str):
+                kept.add_text(key, value)
+        image.save(png, pnginfo=kept, compress_level=1)
+    for copy, suffix in ((svg, "svg"), (png, "png")):
+        assert main(["why", str(copy), "--results", str(finished.path()), "--json"]) == 1
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["subject"]["path"] == f"results/test/studies/test/figures/recovery/recovery.{suffix}"
+        (finding,) = answer["findings"]
+        assert "same recipe, other bytes" in finding

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conceptome.errors import DataError
 from conceptome.provenance.display import printer
+from conceptome.provenance.folder import canonical
 from conceptome.provenance.history import Artifact, History, Job
 
 # What of a machine can change bytes; its name, memory and number of processors cannot.
-MACHINE = ("system", "cpu", "features")
-_SHOWN = 3  # paths that the text names per group; --json names all
+MACHINE = ("system", "cpu")
+_SHOWN, _CAUSES = 3, 12  # paths and causes that the text names per group; --json names all
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,18 @@ class Cause:
         return f"{self.kind} {self.what}{where}: {_short(self.a)} → {_short(self.b)}"
 
 
+# Causes of a difference, each with the titles of the jobs where it began.
+Explanation = dict[Cause, frozenset[str]]
+
+
 @dataclass
 class State:
     """What lay in a results folder at the end of a workflow run (or lies there now), and whose records say so."""
 
     name: str
     history: History
+    workflow: str | None
     outputs: dict[str, tuple[Job, Artifact]]
-    workflow: str | None = None
-    _relative: dict[str, str] = field(default_factory=dict)
 
     def relative(self, path: str) -> str:
         """Spell a recorded path relative to the results folder, so that two folders can be compared."""
@@ -63,10 +67,13 @@ class State:
 
 
 def runs(history: History) -> list[str]:
-    """Workflow runs in order of time, those that had nothing to do included."""
+    """Workflow runs in order of time, those that had nothing to do included (by their ids, which begin with it)."""
     first = {identity: jobs[0].name for identity, jobs in history.workflows().items() if identity}
-    idle = {path.stem: path.stem for path in history.folder.workflows.glob("*.json")}
-    return sorted({**idle, **first}, key=lambda identity: ({**idle, **first}[identity], identity))
+    known = list(first)
+    for identity in sorted({path.stem for path in history.folder.workflows.glob("*.json")} - first.keys()):
+        later = (place for place, item in enumerate(known) if first.get(item, item) > identity)
+        known.insert(next(later, len(known)), identity)
+    return known
 
 
 def state(history: History, name: str) -> State:
@@ -85,21 +92,23 @@ def state(history: History, name: str) -> State:
         back = int(counted[1] or 0)
         if back >= len(known):
             raise DataError(f"{name}: {history.folder.results} records {len(known)} workflow run(s)")
-        identity = known[-1 - back]
-    else:
-        found = [item for item in known if item == name] or [item for item in known if item.startswith(name)]
-        if not found and Path(name).is_dir():
-            other = History(name)
-            return State(name, other, {State(name, other, {}).relative(p): pair for p, pair in other.outputs.items()})
-        if len(found) != 1:
-            among = ", ".join((found or known)[-5:]) or "none"
-            problem = "names more than one workflow run" if found else "is neither a results folder nor a workflow run"
-            raise DataError(f"{name}: {problem} of {history.folder.results} ({among})")
-        identity = found[0]
-    before = set(known[: known.index(identity) + 1])
-    result = State(name, history, {}, identity)
+        return _after(history, name, known, known[-1 - back])
+    found = [item for item in known if item == name] or [item for item in known if item.startswith(name)]
+    if not found and Path(name).is_dir():
+        return _after(History(name), name, [], None)
+    if len(found) != 1:
+        among = ", ".join((found or known)[-5:]) or "none"
+        problem = "names more than one workflow run" if found else "is neither a results folder nor a workflow run"
+        raise DataError(f"{name}: {problem} of {history.folder.results} ({among})")
+    return _after(history, name, known, found[0])
+
+
+def _after(history: History, name: str, known: list[str], workflow: str | None) -> State:
+    """What lay there at the end of a workflow run, which is one of those `known`; None: what lies there now."""
+    later = set(known[known.index(workflow) + 1 :]) if workflow else set()
+    result = State(name, history, workflow, {})
     for job in history.jobs.values():
-        if job.status == "success" and (job.record.get("workflow") in before or not job.record.get("workflow")):
+        if job.status == "success" and job.record.get("workflow") not in later:
             result.outputs.update({result.relative(item.path): (job, item) for item in job.outputs})
     return result
 
@@ -109,44 +118,32 @@ class Comparison:
 
     def __init__(self, a: State, b: State):
         self.a, self.b = a, b
-        self._known: dict[tuple[str, str], frozenset[Cause]] = {}
-        self.origins: dict[Cause, dict[str, None]] = {}
+        self._known: dict[tuple[str, str], Explanation] = {}
 
     def differing(self) -> list[str]:
         """Paths (relative to the results folder) whose bytes differ or that one side lacks."""
         paths = sorted(self.a.outputs.keys() | self.b.outputs.keys())
-        return [path for path in paths if self._digest(self.a, path) != self._digest(self.b, path)]
+        return [path for path in paths if self.digest(self.a, path) != self.digest(self.b, path)]
 
     @staticmethod
-    def _digest(side: State, path: str) -> str | None:
+    def digest(side: State, path: str) -> str | None:
+        """Sha256 of an output on one side; None where that side lacks it."""
         return side.outputs[path][1].sha256 if path in side.outputs else None
 
-    def explain(self, path: str) -> frozenset[Cause]:
-        """Name the causes of one differing output."""
-        pair = [side.outputs.get(path) for side in (self.a, self.b)]
-        if None in pair:
-            job = next(found for found in pair if found)[0]
-            return self._found([Cause("only in B" if pair[0] is None else "only in A", job.rule, "", None, None)], job)
-        return self.jobs(pair[0][0], pair[1][0])
+    def explain(self, path: str) -> Explanation:
+        """Name the causes of one differing output, each with the jobs where it began."""
+        a, b = ((side.outputs.get(path) or (None, None))[0] for side in (self.a, self.b))
+        return self.jobs(a, b) if a and b else _lone(a, b)
 
-    def jobs(self, a: Job, b: Job) -> frozenset[Cause]:
+    def jobs(self, a: Job, b: Job) -> Explanation:
         """Name what explains that two jobs wrote different bytes: their own differences, and those of their inputs."""
         key = (a.name, b.name)
         if key not in self._known:
-            self._known[key] = frozenset()  # should records point in a circle
-            causes = {*self._found(self._own(a, b), b), *self._upstream(a, b)}
-            if not causes:
-                causes = {*self._found(_facts("commit", _commit(a), _commit(b)), b)}
-            if not causes:
-                causes = {*self._found([Cause("not reproducible", b.rule, "", None, None)], b)}
-            self._known[key] = frozenset(causes)
+            self._known[key] = {}  # should records point in a circle
+            found = _merged([_began(self._own(a, b), b), *self._upstream(a, b)])
+            found = found or _began(_facts("commit", _commit(a), _commit(b)), b)
+            self._known[key] = found or _began([Cause("not reproducible", b.rule, "", None, None)], b)
         return self._known[key]
-
-    def _found(self, causes: Iterable[Cause], job: Job) -> frozenset[Cause]:
-        causes = frozenset(causes)
-        for cause in causes:
-            self.origins.setdefault(cause, {})[job.title] = None
-        return causes
 
     def _own(self, a: Job, b: Job) -> Iterator[Cause]:
         """Differences of two jobs that are not their inputs' and not the commit (code counts by its syntax trees)."""
@@ -165,14 +162,18 @@ class Comparison:
             # The lock matters by what is installed from it; alone it still is a recorded difference.
             yield from _facts("lock", {"digest": first.get("lock")}, {"digest": second.get("lock")})
         for section in ("variables", "determinism", "blas"):
-            yield from _facts(section, _listed(first.get(section)), _listed(second.get(section)))
+            # What a record of an older version lacks says nothing.
+            if section in first and section in second:
+                yield from _facts(section, _listed(first[section]), _listed(second[section]))
         yield from _facts("threads", {"number": first.get("threads")}, {"number": second.get("threads")})
-        yield from _facts("machine", _machine(first), _machine(second))
+        yield from _machines(first, second)
 
-    def _upstream(self, a: Job, b: Job) -> Iterator[Cause]:
+    def _upstream(self, a: Job, b: Job) -> Iterator[Explanation]:
         """Causes of the inputs that differ, followed to the jobs where they began."""
-        left, right = ({(item.name, side.relative(item.path)): item for item in job.inputs} for side, job in
-                       ((self.a, a), (self.b, b)))  # fmt: skip
+        left, right = (
+            {(item.name, side.relative(item.path)): item for item in job.inputs}
+            for side, job in ((self.a, a), (self.b, b))
+        )
         for key in sorted(left.keys() | right.keys()):
             mine, theirs = left.get(key), right.get(key)
             if mine and theirs and mine.sha256 == theirs.sha256:
@@ -180,28 +181,55 @@ class Comparison:
             before = self.a.history.producer(mine, a) if mine else None
             after = self.b.history.producer(theirs, b) if theirs else None
             if before and after:
-                yield from self.jobs(before, after)
+                yield self.jobs(before, after)
+            elif (before or after) and not (mine and theirs):
+                yield _lone(before, after)
             else:
                 digests = [item.sha256 if item else None for item in (mine, theirs)]
-                yield from self._found([Cause("input", b.rule, key[1], *digests)], b)
+                yield _began([Cause("input", b.rule, key[1], *digests)], b)
 
-    def groups(self) -> list[tuple[list[Cause], list[str]]]:
+    def groups(self) -> list[tuple[Explanation, list[str]]]:
         """Differing outputs by what explains them, the largest group first."""
-        found: dict[frozenset[Cause], list[str]] = {}
+        found: dict[frozenset[Cause], tuple[list[Explanation], list[str]]] = {}
         for path in self.differing():
-            found.setdefault(self.explain(path), []).append(path)
-        ordered = [(sorted(causes, key=lambda cause: cause.sentence), paths) for causes, paths in found.items()]
-        return sorted(ordered, key=lambda group: (-len(group[1]), group[1]))
+            explanation = self.explain(path)
+            told, paths = found.setdefault(frozenset(explanation), ([], []))
+            told.append(explanation)
+            paths.append(path)
+        groups = [(_merged(told), paths) for told, paths in found.values()]
+        return sorted(groups, key=lambda group: (-len(group[1]), group[1]))
+
+
+def _began(causes: Iterable[Cause], job: Job) -> Explanation:
+    return {cause: frozenset([job.title]) for cause in causes}
+
+
+def _lone(a: Job | None, b: Job | None) -> Explanation:
+    """Name the job that only one side ran."""
+    job = a or b
+    return _began([Cause("only in A" if a else "only in B", job.rule, "", None, None)], job)
+
+
+def _merged(explanations: Iterable[Explanation]) -> Explanation:
+    """All causes in order of their wording, each with all jobs where it began."""
+    found: dict[Cause, frozenset[str]] = {}
+    for explanation in explanations:
+        for cause, jobs in explanation.items():
+            found[cause] = found.get(cause, frozenset()) | jobs
+    return dict(sorted(found.items(), key=lambda item: item[0].sentence))
 
 
 def _facts(kind: str, a: Mapping[str, Any], b: Mapping[str, Any], rule: str | None = None) -> Iterator[Cause]:
-    """One cause per key whose values differ; a key that a record of an older version lacks says nothing."""
+    """One cause per key whose values differ."""
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
             yield Cause(kind, rule, key, _frozen(a.get(key)), _frozen(b.get(key)))
 
 
 def _frozen(value: Any) -> Any:
+    """Spell a value so that equal causes are one: lists as tuples, mappings as JSON."""
+    if isinstance(value, Mapping):
+        return canonical(value).decode()
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
@@ -211,11 +239,14 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         if isinstance(item, Mapping) and item:
             yield from _flat(item, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", item if not isinstance(item, Mapping) else None
+            yield f"{prefix}{key}", item
 
 
-def _listed(value: Any) -> dict[str, Any]:
-    return dict(_flat(value)) if isinstance(value, Mapping) else {"": value} if value else {}
+def _listed(value: Mapping[str, Any] | list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Flatten a section of a record; a list of libraries is keyed by their files."""
+    if isinstance(value, list):
+        value = {item["file"]: {key: fact for key, fact in item.items() if key != "file"} for item in value}
+    return dict(_flat(value))
 
 
 def _code(a: Mapping[str, Any], b: Mapping[str, Any], rule: str) -> Iterator[Cause]:
@@ -232,8 +263,9 @@ def _code(a: Mapping[str, Any], b: Mapping[str, Any], rule: str) -> Iterator[Cau
 
 
 def _kernels(record: Mapping[str, Any]) -> dict[str, Any]:
-    kernels = record.get("kernels")
-    return dict(kernels) if isinstance(kernels, Mapping) else {"build": kernels} if kernels else {}
+    """Variant and build digest; version 1 of the record joined them with a hyphen."""
+    kernels = record.get("kernels") or {}
+    return dict(kernels) if isinstance(kernels, Mapping) else dict(zip(("variant", "build"), kernels.split("-", 1)))
 
 
 def _packages(a: State, first: Job, b: State, second: Job) -> Iterator[Cause]:
@@ -257,9 +289,15 @@ def _packages(a: State, first: Job, b: State, second: Job) -> Iterator[Cause]:
             yield Cause("package", None, name, mine and mine[0], theirs and theirs[0])
 
 
-def _machine(record: Mapping[str, Any]) -> dict[str, Any]:
-    machine = record.get("machine") or record.get("host") or {}
-    return {key: machine[key] for key in MACHINE if key in machine}
+def _machines(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Cause]:
+    """Differences of the machines; of the processor's features those that one side lacks."""
+    a, b = (dict(record.get("machine") or record.get("host") or {}) for record in (first, second))
+    if "features" in a and "features" in b:
+        mine, theirs = set(a.pop("features")), set(b.pop("features"))
+        yield from _facts("machine", {"features": sorted(mine - theirs)}, {"features": sorted(theirs - mine)})
+    for key in MACHINE:
+        if key in a and key in b:
+            yield from _facts("machine", {key: a[key]}, {key: b[key]})
 
 
 def _commit(job: Job) -> dict[str, Any]:
@@ -301,11 +339,11 @@ def command(arguments: argparse.Namespace) -> int:
                 {
                     "causes": [
                         {"kind": cause.kind, "rule": cause.rule, "what": cause.what, "a": cause.a, "b": cause.b,
-                         "began_in": sorted(comparison.origins[cause])}
-                        for cause in causes
+                         "began_in": sorted(jobs)}
+                        for cause, jobs in causes.items()
                     ],
                     "outputs": [
-                        {"path": path, "a": Comparison._digest(a, path), "b": Comparison._digest(b, path)}
+                        {"path": path, "a": Comparison.digest(a, path), "b": Comparison.digest(b, path)}
                         for path in paths
                     ],
                 }
@@ -318,14 +356,14 @@ def command(arguments: argparse.Namespace) -> int:
     return 1 if findings else 0
 
 
-def _finding(causes: list[Cause], paths: list[str]) -> str:
+def _finding(causes: Explanation, paths: list[str]) -> str:
     noun = "output differs" if len(paths) == 1 else "outputs differ"
     return f"{len(paths)} {noun} ({paths[0]}{', …' if len(paths) > 1 else ''}): " + "; ".join(
         cause.sentence for cause in causes
     )
 
 
-def show(comparison: Comparison, groups: list[tuple[list[Cause], list[str]]], compared: int) -> None:
+def show(comparison: Comparison, groups: list[tuple[Explanation, list[str]]], compared: int) -> None:
     """Print the answer for people: one numbered group per explanation."""
     _, say = printer()
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
@@ -340,11 +378,13 @@ def show(comparison: Comparison, groups: list[tuple[list[Cause], list[str]]], co
     for number, (causes, paths) in enumerate(groups, 1):
         say()
         say(f"{number}. {len(paths)} {'output' if len(paths) == 1 else 'outputs'}", style="bold")
-        for cause in causes:
+        for cause, jobs in list(causes.items())[:_CAUSES]:
             say(cause.sentence, 3, hang=2)
-            began = sorted(comparison.origins[cause])
+            began = sorted(jobs)
             more = f" and {len(began) - 1} more jobs" if len(began) > 1 else ""
             say(f"began in {began[0]}{more}", 5, "dim", hang=2)
+        if len(causes) > _CAUSES:
+            say(f"and {len(causes) - _CAUSES} more causes (--json names all)", 3)
         for path in paths[:_SHOWN]:
             say(path, 3, "dim")
         if len(paths) > _SHOWN:

@@ -118,7 +118,9 @@ class History:
     def recorded_results(self) -> str:
         """The results folder as the records spell it (relative to the folder that the run worked in)."""
         named = [job.record["results"] for job in self.jobs.values() if "results" in job.record]
-        return named[-1] if named else str(self.folder.results)
+        # Version 1 of the record did not name it, but the log, which lies in it.
+        logs = [log for job in self.jobs.values() if (log := job.record.get("log")) and "/logs/" in log]
+        return [str(self.folder.results), *(log.partition("/logs/")[0] for log in logs), *named][-1]
 
     def locate(self, path: str) -> Path:
         """Where a recorded path lies now: below this results folder, or beside it as in the run's working folder."""

@@ -109,7 +109,7 @@ def restriction(history: History, job: Job, figure: str, panel: str) -> Restrict
     path = history.locate(item.path)
     if _digest(history, path) != item.sha256:
         raise DataError(f"{path}: missing or altered, so it cannot tell what a panel draws: ask for the whole figure")
-    table = pd.read_csv(path, dtype=str)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     rows = table[table["panel"] == panel]
     if rows.empty:
         known = ", ".join(dict.fromkeys(table["panel"]))
@@ -228,6 +228,11 @@ class Chain:
             now = _digest(self.history, self.history.locate(item.path))
             self._states[key] = "missing" if now is None else "unchanged" if now == item.sha256 else "changed"
         return self._states[key]
+
+    @cached_property
+    def known(self) -> set[tuple[str, str]]:
+        """Path and digest of every file of the chain."""
+        return {(item.path, item.sha256) for item in self.files}
 
     @cached_property
     def files(self) -> list[Artifact]:
@@ -387,7 +392,7 @@ def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
     for values in shared.values():
         if len(values) == 1:
             say(*values, style="dim", hang=2)
-    say("")
+    say()
     say(f"{len(steps)} steps, newest first", style="bold")
     for position, step in enumerate(steps):
         say(f"{step['number']:>3} {chain.jobs[position].rule} {place(chain.jobs[position])}", hang=4)
@@ -397,18 +402,19 @@ def show(chain: Chain, panel: Restriction | None, graph: str | None) -> None:
         if line:
             room = width - 4
             say(line if len(line) <= room else line[: room - 1] + "…", 4, "dim")
-    if chain.raw:
-        say("")
-        say(f"{len(chain.raw)} raw files", style="bold")
+    say()
+    say(f"{len(chain.raw)} raw files" if chain.raw else "no raw files: steps compute from seeds", style="bold")
     for group in _by_source(chain.raw).values():
         for raw in group:
             said = f"sha256 {raw['sha256'][:16]}…, {human_size(raw['size'])}, {raw['state']}"
             say(raw["path"])
             say(f"{said}; read by {_ranges(sorted(chain.numbers[name] for name in raw['read_by']))}", 4, "dim")
-        for line in (raw["address"], raw["licence"] and f"Licence: {raw['licence']}", raw["citation"]):
+        licence, stand_in = raw["licence"], raw["stand_in"]
+        about = (raw["address"], licence and f"Licence: {licence}", stand_in and f"stand-in: {stand_in}")
+        for line in (*about, raw["citation"]):
             if line:
                 say(line, 4, "dim", hang=2)
-    say("")
+    say()
     if graph:
         say(f"graph: {graph}")
     if chain.findings:
@@ -426,13 +432,13 @@ def _told(step: Mapping[str, Any], chain: Chain) -> Iterable[str]:
     left = f" ({step['inputs_left_out']} of {len(step['inputs']) + step['inputs_left_out']} inputs left out)"
     if sources:
         yield f"from {_ranges(sources)}{left if step['inputs_left_out'] else ''}"
-    outputs = step["outputs"]
-    more = f" and {len(outputs) - 1} more files" if len(outputs) > 1 else ""
+    outputs = sorted(step["outputs"], key=lambda item: (item["path"], item["sha256"]) not in chain.known)
+    more = f" and {len(outputs) - 1} more" if len(outputs) > 1 else ""
     size = human_size(sum(item["size"] for item in outputs))
     yield f"wrote {Path(outputs[0]['path']).name} {outputs[0]['sha256'][:8]}{more}, {size}"
     yield f"code {((step.get('code') or {}).get('digest') or 'unknown')[:8]}"
     if step.get("seeds"):
-        yield f"seed {', '.join(map(str, step['seeds']))}"
+        yield f"seeds {', '.join(map(str, step['seeds']))}"
 
 
 def place(job: Job) -> str:
