@@ -2,11 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run dry-run test test-slow benchmark report dag lint format lock schema sources mlflow unlock clean clean-all
+.PHONY: help setup run dry-run test test-slow benchmark validators report dag lint format lock schema sources mlflow unlock clean clean-all
 
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+VALIDATORS := .venv-validators
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 CONFIG ?=
@@ -35,12 +36,15 @@ dry-run: $(STAMP) ## say what `make run` would do
 test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(STAMP) ## the longer checks: runs from scratch, an interrupted run, sae-lens itself
+test-slow: $(STAMP) ## the longer checks: runs from scratch, an interrupted run, sae-lens itself, crate validators
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 benchmark: $(STAMP) ## Conceptome beside its peers (at most 30 minutes); writes docs/performance.md
-	@bash scripts/setup_peers.sh "$(BIN)/python" $(PEERS) || echo "warning: the peers could not be set up: without them" >&2
+	@bash scripts/setup_tools.sh "$(BIN)/python" $(PEERS) envs/peers.txt || echo "warning: the peers could not be set up: without them" >&2
 	@$(BIN)/python tests/benchmark $(ARGS)
+
+validators: $(STAMP) ## the programs that check an exported crate, in .venv-validators
+	@bash scripts/setup_tools.sh "$(BIN)/python" $(VALIDATORS) envs/validators.txt
 
 report: $(STAMP) ## the Snakemake report of the last run, one offline HTML file
 	@$(CONCEPTOME) report $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES))
@@ -75,4 +79,4 @@ clean: ## remove results, keep retrieved sources
 	@find results -mindepth 1 -maxdepth 1 ! -name README.md ! -name sources -exec rm -rf {} +
 
 clean-all: clean ## remove results, sources and the virtual environments
-	@rm -rf results/sources $(VENV) $(PEERS) .snakemake
+	@rm -rf results/sources $(VENV) $(PEERS) $(VALIDATORS) .snakemake

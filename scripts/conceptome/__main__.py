@@ -103,7 +103,8 @@ def _add_audit(commands: argparse._SubParsersAction) -> None:
     form = export.add_mutually_exclusive_group(required=True)
     form.add_argument("--crate", metavar="OUT", help="a Workflow Run RO-Crate (Provenance Run Crate), folder or .zip")
     form.add_argument("--prov", metavar="OUT", help="W3C PROV-JSON")
-    form.add_argument("--intoto", metavar="OUT", help="an in-toto statement in a DSSE envelope")
+    form.add_argument("--intoto", metavar="OUT", help="a signed in-toto statement in a DSSE envelope")
+    export.add_argument("--signing-key", metavar="FILE", help="for --intoto (default: as the last ingest signed)")
 
     release = _audit(commands, "release", "what one attaches to a paper: figures, tables, cards, crate, lock")
     release.add_argument("study", metavar="STUDY", help="a folder of results/studies, e.g. default")

@@ -12,6 +12,7 @@ from conceptome.errors import DataError
 from conceptome.files import read_json, write_json
 from conceptome.provenance import ledger, statement
 from conceptome.provenance.closure import repository
+from conceptome.provenance.history import History
 from conceptome.provenance.signature import new_key, sign, verify
 
 
@@ -158,3 +159,16 @@ def test_another_signed_document_is_no_statement(results, key, public):
     path.write_text("{}")
     with pytest.raises(DataError, match="not a DSSE envelope"):
         statement.read(path)
+
+
+def test_a_run_with_a_key_ends_with_a_signed_statement(copy_of_finished, key, public):
+    figure = copy_of_finished.path("studies/test/figures/recovery/recovery.svg")
+    figure.unlink()
+    before = set(History(copy_of_finished.path()).jobs)
+    copy_of_finished.snakemake("--config", f"signing_key={key}")
+    results = copy_of_finished.path()
+    after = History(results).jobs
+    assert [after[name].rule for name in after if name not in before] == ["figure_recovery"]  # a key re-runs nothing
+    stated = statement.read(results / "statement.dsse.json", public)
+    assert statement.differences(results, stated) == []
+    assert not any(str(key) in job.path.read_text() for job in after.values())

@@ -36,7 +36,7 @@ def python(tmp_path_factory):
     if (root / ".venv-peers" / ".complete").exists():
         return root / ".venv-peers" / "bin" / "python"
     folder = tmp_path_factory.mktemp("peers") / "venv"
-    setup = ["bash", str(root / "scripts/setup_peers.sh"), sys.executable, str(folder), "sae-lens"]
+    setup = ["bash", str(root / "scripts/setup_tools.sh"), sys.executable, str(folder), "envs/peers.txt", "first"]
     made = subprocess.run(setup, capture_output=True, text=True)
     if made.returncode:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), "sae-lens"]

@@ -43,11 +43,23 @@ def test_every_rule_environment_exists():
     assert named == {path.stem for path in (REPOSITORY / "envs").glob("*.yaml")}
 
 
-def test_the_peers_are_pinned_to_exact_versions_and_no_address():
-    text = (REPOSITORY / "envs" / "peers.txt").read_text()
+def pins(name):
+    """Package → version of a list for scripts/setup_tools.sh: exact versions, and no address."""
+    text = (REPOSITORY / "envs" / name).read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
-    pins = dict(line.split("==") for line in lines)
-    assert len(pins) == len(lines)
-    assert pins["torch"] == lock()["torch"]
-    assert {"sae-lens", "dictionary-learning", "eai-sparsify", "overcomplete", "scikit-learn", "spams-bin"} <= set(pins)
+    found = dict(line.split("==") for line in lines)
+    assert len(found) == len(lines)
+    return found
+
+
+def test_the_validators_are_pinned():
+    assert {"roc-validator", "runcrate", "rocrate", "rdflib", "pyshacl"} <= set(pins("validators.txt"))
+
+
+def test_the_peers_are_pinned():
+    found = pins("peers.txt")
+    assert found["torch"] == lock()["torch"]
+    assert {"sae-lens", "dictionary-learning", "eai-sparsify", "overcomplete", "scikit-learn", "spams-bin"} <= set(
+        found
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,6 +101,16 @@ class History:
                 self.jobs[name] = Job(read_json(path), path)
             except ValueError as error:
                 raise DataError(f"{path}: not a record ({error}): it was altered") from None
+        # Of all records, also after `only`: a file has one address, whatever part of the history an export tells.
+        self.identity = next(iter(self.jobs), "")
+
+    def only(self, jobs: Iterable[Job]) -> History:
+        """A history of the same folder that knows no other jobs."""
+        part, names = copy.copy(self), {job.name for job in jobs}
+        for name in ("recorded_results", "outputs", "_writers"):
+            part.__dict__.pop(name, None)
+        part.jobs = {name: job for name, job in self.jobs.items() if name in names}
+        return part
 
     def _order(self) -> dict[str, int]:
         """Job → the number of the ledger entry that names it; nothing where the ledger cannot be read."""

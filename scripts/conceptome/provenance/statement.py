@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptome.errors import DataError
-from conceptome.files import read_json, write_json
+from conceptome.files import atomic_path, read_json, write_json
 from conceptome.provenance import signature
 from conceptome.provenance.folder import ProvenanceFolder, canonical, lock
 from conceptome.provenance.history import History
@@ -61,20 +61,37 @@ def statement(results: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-def envelope(results: str | os.PathLike, key_path: str | os.PathLike | None) -> dict[str, Any]:
-    """Put the statement into a DSSE envelope, signed; without a key its list of signatures is empty."""
-    payload = canonical(statement(results))
-    if key_path is not None:
-        return signature.sign(payload, PAYLOAD_TYPE, key_path)
-    return {"payload": base64.b64encode(payload).decode(), "payloadType": PAYLOAD_TYPE, "signatures": []}
-
-
-def write(results: str | os.PathLike, key_path: str | os.PathLike) -> Path:
-    """Sign the results folder as the ledger has it now; gives the file written."""
+def write(results: str | os.PathLike, key_path: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
+    """Sign the results folder as the ledger has it now, in a DSSE envelope; gives the file written."""
     folder = ProvenanceFolder(results)
+    path = Path(out) if out else folder.statement
     with lock(folder.path / "ingest.lock"):  # no ledger entry may be added between reading and writing
-        write_json(folder.statement, envelope(results, key_path))
-    return folder.statement
+        write_json(path, signature.sign(canonical(statement(results)), PAYLOAD_TYPE, key_path))
+    return path
+
+
+def export(results: str | os.PathLike, out: str | os.PathLike, key_path: str | os.PathLike | None = None) -> Path:
+    """Write a signed statement elsewhere: a new one, or without a key the one that the last ingest signed.
+
+    Raises
+    ------
+    DataError
+        Without a key: no ingest signed the results, or something changed since. A DSSE envelope without a signature
+        is none, so that none is written.
+    """
+    if key_path is not None:
+        return write(results, key_path, out)
+    kept = ProvenanceFolder(results).statement
+    if not kept.is_file():
+        raise DataError(
+            f"{results}: nothing was signed here: name a key with --signing-key (`conceptome key new FILE`)"
+        )
+    changed = differences(results, read(kept))
+    if changed:
+        raise DataError(f"{kept} no longer holds: {changed[0]}; sign anew with --signing-key FILE")
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(kept.read_bytes())
+    return Path(out)
 
 
 def read(path: str | os.PathLike, public_key: str | os.PathLike | None = None) -> dict[str, Any]:
