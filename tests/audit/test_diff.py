@@ -314,6 +314,7 @@ def test_a_record_of_version_1_differs_in_what_it_says_and_not_in_what_it_lacks(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_changed_parameter_and_an_edited_module_of_real_runs_are_named(tmp_path, ask):
     copy = tmp_path / "copy"
     for name in ("config", "envs", "kernels", "rules", "scripts"):
