@@ -211,6 +211,9 @@ def test_an_input_that_was_altered_after_its_job_is_refused(tmp_path, capfd):
             reader.write_text("read")
 
     read()
+    (path,) = (tmp_path / "results/.provenance/records").glob("*-whiten-*.final.json")
+    listed = json.loads(path.read_text())["inputs"]
+    assert [(item["name"], Path(item["path"]).name) for item in listed] == [("shards", "0.npy"), ("shards", "1.npy")]
     status = (folder / "1.npy").stat()
     (folder / "1.npy").write_bytes(b"anothes")
     os.utime(folder / "1.npy", ns=(status.st_atime_ns, status.st_mtime_ns))

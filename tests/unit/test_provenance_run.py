@@ -89,8 +89,8 @@ def conceptome(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def start(folder: Path, *arguments: str, **more) -> subprocess.Popen:
-    """Start a run and wait until a job of it works."""
-    (folder / "seconds").write_text("20")
+    """Start a run that takes minutes unless it is stopped, and wait until a job of it works."""
+    (folder / "seconds").write_text("120")
     process = subprocess.Popen(
         command("run", "--config", "config/test.yaml", "--cores", "2", *arguments), **options(folder), text=True, **more
     )
@@ -99,7 +99,7 @@ def start(folder: Path, *arguments: str, **more) -> subprocess.Popen:
 
 
 def wait_for_job(folder: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not list((folder / "results/.provenance").glob("progress/*.job.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -222,7 +222,7 @@ def test_two_runs_at_once_and_the_lock_of_a_killed_one(toy):
 
 
 def test_snakemake_by_itself_and_the_front_door_refuse_each_other(toy):
-    (toy / "seconds").write_text("20")
+    (toy / "seconds").write_text("120")
     plain = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/test.yaml"]
     process = subprocess.Popen(plain, **options(toy), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_job(toy)
