@@ -172,6 +172,13 @@ def test_nothing_is_overwritten(results, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_one_line(results, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for form in ("crate", "prov"):
+        assert export(results, form, tmp_path / "file" / "out.zip") == 1
+        assert "could not be written" in capsys.readouterr().err
+
+
 def test_a_commit_that_is_not_here_is_one_line(results, tmp_path, capsys):
     write_record(results, "7-learn", rule="learn", commit={"id": "f" * 40, "dirty": False, "diff": None})
     assert export(results, "crate", tmp_path / "crate") == 1

@@ -18,6 +18,7 @@ from conceptome.provenance import ledger, release
 from conceptome.provenance.citation import citation
 from conceptome.provenance.closure import repository
 from conceptome.provenance.history import History
+from conceptome.provenance.published import base
 
 FIGURE = "studies/small/figures/selectivity/selectivity.svg"
 
@@ -93,6 +94,10 @@ def test_the_crate_in_it_tells_the_chain_and_no_more(opened, tmp_path):
     assert [name.split("-")[1] for name in jobs] == [
         "retrieve", "prepare_matrix", "learn", "measure", "figure_selectivity",
     ]  # fmt: skip
+
+
+def test_a_file_has_the_same_address_in_a_crate_of_all_jobs_and_of_some(results, tmp_path):
+    assert base(History(results)) == base(History(results).only([]))
 
 
 def test_the_code_in_the_crate_runs(opened, tmp_path):

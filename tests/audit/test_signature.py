@@ -34,9 +34,10 @@ def results(tmp_path):
     for name in ("raw.csv", "codes.parquet"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)
-    entry = {"entry": {"name": "raw.csv", "url": "https://example.org/raw.csv", "licence": "CC0 1.0"}}
     raw = output(folder / "raw.csv")
-    write_record(folder, "1-retrieve", rule="retrieve", parameters=entry, outputs=[raw])
+    entry = {"name": "raw.csv", "url": "https://example.org/raw.csv", "sha256": raw["sha256"], "size": raw["size"]}
+    entry.update(licence="CC0 1.0", description="Planted.", citation="Nobody (2020)")
+    write_record(folder, "1-retrieve", rule="retrieve", parameters={"entry": entry}, outputs=[raw])
     ledger.append(folder)
     write_record(folder, "2-learn", workflow="w2", inputs=[raw], outputs=[output(folder / "codes.parquet")])
     ledger.append(folder)

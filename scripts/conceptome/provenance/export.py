@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from conceptome.errors import ConceptomeError
+from conceptome.errors import ConceptomeError, DataError
 from conceptome.files import sha256_file
 
 
@@ -19,11 +19,14 @@ def command(arguments: argparse.Namespace) -> int:
     out = Path(getattr(arguments, form))
     if arguments.signing_key and form != "intoto":
         raise ConceptomeError("--signing-key goes with --intoto: a crate and a PROV document are not signed")
-    if form == "intoto":
-        path = statement.export(arguments.results, out, arguments.signing_key)
-        numbers = {"subjects": len(statement.read(path)["subject"])}
-    else:
-        numbers = {"crate": crate.write, "prov": prov_document.write}[form](History(arguments.results), out)
+    try:
+        if form == "intoto":
+            path = statement.export(arguments.results, out, arguments.signing_key)
+            numbers = {"subjects": len(statement.read(path)["subject"])}
+        else:
+            numbers = {"crate": crate.write, "prov": prov_document.write}[form](History(arguments.results), out)
+    except OSError as error:
+        raise DataError(f"{out} could not be written: {error.strerror or error}") from None
     told = {"command": "export", "clean": True, "findings": [], "form": form, "path": str(out), **numbers}
     if out.is_file():
         told["sha256"] = sha256_file(out)

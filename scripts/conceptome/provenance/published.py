@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from conceptome.config.base import validate
 from conceptome.errors import DataError
 from conceptome.files import read_json
 from conceptome.provenance.closure import repository
@@ -85,13 +86,19 @@ class Source:
 
 
 def sources(job: Job) -> Iterator[Source]:
-    """The published files that a job retrieved; for all but the rules of retrieval, none."""
+    """The published files that a job retrieved; for all but the rules of retrieval, none.
+
+    Raises
+    ------
+    ConfigError
+        The entry in the record is none of config/sources.yaml: it was altered.
+    """
     from conceptome.sources.entries import SourceEntry
 
     entry = (job.record.get("parameters") or {}).get("entry")
     if not isinstance(entry, Mapping):
         return
-    read = SourceEntry.model_validate(dict(entry))
+    read = validate(SourceEntry, dict(entry), f"{job.path}, parameter entry")
     for name, content in sorted(read.contents().items()):
         # A package URL (https://github.com/package-url/purl-spec) where there is no other address.
         uri = content.url or f"pkg:pypi/{read.package.name}@{read.package.version}#{quote(content.member)}"

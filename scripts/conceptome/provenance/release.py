@@ -25,7 +25,10 @@ DOI = re.compile(r"doi:(10\.\S+?)[.,;)]*(?=\s|$)")
 def command(arguments: argparse.Namespace) -> int:
     """Write the release and say what is in it."""
     out = Path(arguments.out or f"{arguments.study}.zip")
-    numbers = write(arguments.results, arguments.study, out)
+    try:
+        numbers = write(arguments.results, arguments.study, out)
+    except OSError as error:
+        raise DataError(f"{out} could not be written: {error.strerror or error}") from None
     told = {"command": "release", "clean": True, "findings": [], "study": arguments.study, "path": str(out), **numbers}
     if out.is_file():
         told["sha256"] = sha256_file(out)

@@ -15,7 +15,7 @@ from typing import Any
 
 from conceptome.errors import DataError
 from conceptome.files import atomic_path, read_json, write_json
-from conceptome.provenance import signature
+from conceptome.provenance import published, signature
 from conceptome.provenance.folder import ProvenanceFolder, canonical, lock
 from conceptome.provenance.history import History
 from conceptome.provenance.ledger import GENESIS, entries
@@ -40,11 +40,11 @@ def statement(results: str | os.PathLike) -> dict[str, Any]:
     """
     history = History(results)
     read = entries(results)
-    materials = [
-        {"name": path, **({"uri": entry["url"]} if entry.get("url") else {}), "digest": {"sha256": item.sha256}}
-        for path, (job, item) in sorted(history.outputs.items())
-        if isinstance(entry := job.record["parameters"].get("entry"), Mapping)
-    ]
+    materials = {
+        source.address: {"name": source.name, "uri": source.address, "digest": {"sha256": source.sha256}}
+        for job in history.jobs.values()
+        for source in published.sources(job)
+    }
     return {
         "_type": STATEMENT_TYPE,
         "subject": [
@@ -54,7 +54,7 @@ def statement(results: str | os.PathLike) -> dict[str, Any]:
         "predicate": {
             "name": "conceptome",
             "command": [],
-            "materials": materials,
+            "materials": [materials[address] for address in sorted(materials)],
             "byproducts": {"ledger": {"head": read[-1]["digest"] if read else GENESIS, "entries": len(read)}},
             "environment": {},
         },
