@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conceptome.dictionaries.icfl import plan, pursue, solve
+from conceptome.dictionaries.pursuit import plan, pursue, solve
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Batch
 from conceptome.dictionaries.topk import loss_and_gradients, scores
