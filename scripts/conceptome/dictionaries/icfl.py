@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.pursuit import PursuitDictionary, gram_of, plan, pursue_rows
 from conceptome.dictionaries.rows import Rows
 from conceptome.dictionaries.training import (
@@ -117,11 +116,7 @@ class _Trainer:
 
 
 def fit(
-    rows: Rows,
-    options: Options,
-    seed: int,
-    progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
+    rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, lambda X: X.mean(axis=0))
@@ -131,8 +126,6 @@ def fit(
         options,
         seed,
     )
-    training = train(
-        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     bias = trainer.bias * np.float32(scale.deviation)
     return {"atoms": trainer.atoms, "bias": bias}, {**training, "resets": trainer.resets}

@@ -19,7 +19,6 @@ import scipy.sparse as sp
 
 import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, geometric_median
 from conceptome.dictionaries.sparse import Batch, Packed, compact
@@ -305,8 +304,8 @@ def fit(
     options: Options,
     seed: int,
     progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
     device: str = "cpu",
+    **loop: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
@@ -321,9 +320,7 @@ def fit(
         options,
         device,
     )
-    training = train(
-        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     if device != "cpu":
         training["device"] = device
     # A GPU's parameters come back only when asked for.
