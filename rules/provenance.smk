@@ -3,6 +3,10 @@
 INGEST = [sys.executable, "-m", "conceptome", "mlflow", "ingest", "--results", R, "--name", CONFIG.run.name]
 
 
+onstart:
+    keep(CONFIG, workflow.configfiles)
+
+
 onsuccess:
     subprocess.run(INGEST, check=True)
 
