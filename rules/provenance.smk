@@ -9,6 +9,10 @@ onstart:
     keep(CONFIG, workflow.configfiles)
 
 
+onstart:
+    keep(CONFIG, workflow.configfiles)
+
+
 onsuccess:
     subprocess.run(INGEST, check=True)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Largest difference that other instructions may explain, as a share of the largest absolute value of the same column,
-# tensor or data set; of a number in a text: of itself (of FLOOR, where it is smaller); of a picture: of full brightness.
+# tensor or data set; of a number in a text: of itself (of FLOOR, where it is smaller); of a picture: of full light.
 TOLERANCE = 1e-3
 FLOOR = 1e-3
 
@@ -53,8 +53,8 @@ class _Unlike(Exception):
 def compare(first: Path, second: Path) -> Difference | None:
     """Compare two files; None: the same bytes.
 
-    Formats: parquet, csv, npy, safetensors, h5ad (every data set in it), png (brightness), and json, svg, md, txt, tsv as
-    text with numbers in it, where 64-digit hexadecimal digests do not count. Nothing in a file is executed.
+    Formats: parquet, csv, npy, safetensors, h5ad (every data set in it), png (brightness), and json, svg, md, txt, tsv
+    as text with numbers in it, where 64-digit hexadecimal digests do not count. Nothing in a file is executed.
     """
     if sha256_file(first) == sha256_file(second):
         return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptome.errors import DataError
-from conceptome.files import atomic_path, read_json, write_json
-from conceptome.provenance.folder import WORKFLOW_VARIABLE, ProvenanceFolder, digest
+from conceptome.files import atomic_path, read_json, sha256_file, write_json
+from conceptome.provenance.folder import WORKFLOW_VARIABLE, ProvenanceFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,10 +33,12 @@ def keep(config: Config, files: Iterable[str]) -> None:
         The configuration files that it was read from.
     """
     folder = ProvenanceFolder(config.run.results)
-    content = config.model_dump(mode="json")
-    key = digest(content)
+    # Not sorted: the order of dictionaries is the order of rows and panels.
+    text = json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    key = hashlib.sha256(text.encode()).hexdigest()
     if not (folder.configurations / f"{key}.json").is_file():
-        write_json(folder.configurations / f"{key}.json", content)
+        with atomic_path(folder.configurations / f"{key}.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
     workflow = os.environ[WORKFLOW_VARIABLE]
     path = folder.workflows / f"{workflow}.json"
     own = {
@@ -61,10 +65,9 @@ def kept(folder: ProvenanceFolder, workflow: str | None) -> dict[str, Any]:
     path = folder.configurations / f"{key}.json"
     if key is None or not path.is_file():
         raise DataError(f"{facts}: the configuration of this run was not kept: run again with this version")
-    content = read_json(path)
-    if digest(content) != key:
+    if sha256_file(path) != key:
         raise DataError(f"{path}: not the configuration that its name stands for: it was altered")
-    return content
+    return read_json(path)
 
 
 def write_as_files(content: dict[str, Any], folder: Path) -> None:

@@ -61,6 +61,11 @@ class Job:
         return [_artifact(item) for item in self.record.get("outputs") or []]
 
     @property
+    def target(self) -> str:
+        """An output to ask Snakemake for this job by: files of a folder that it writes as a whole are none."""
+        return next((item for item in self.outputs if item.name == "listing"), self.outputs[0]).path
+
+    @property
     def title(self) -> str:
         """Rule and wildcards, for people."""
         wildcards = ", ".join(f"{key}={value}" for key, value in self.record["wildcards"].items())

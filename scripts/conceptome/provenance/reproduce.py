@@ -27,10 +27,20 @@ from conceptome.errors import ConceptomeError, DataError
 from conceptome.files import read_json, sha256_file
 from conceptome.provenance.comparison import TOLERANCE, compare
 from conceptome.provenance.configuration import kept, write_as_files
+from conceptome.provenance.environment import RECORDED_VARIABLES
 from conceptome.provenance.environment import environment as describe_environment
 from conceptome.provenance.folder import RESULTS_VARIABLE, ProvenanceFolder, digest, new_workflow
 from conceptome.provenance.history import Artifact, History, Job
-from conceptome.provenance.run import DEFAULT, Choice, Request, checkout, environment, snakemake_command, watch
+from conceptome.provenance.run import (
+    DEFAULT,
+    INTERRUPTED,
+    Choice,
+    Request,
+    checkout,
+    environment,
+    snakemake_command,
+    watch,
+)
 from conceptome.sources import mirrors
 from conceptome.sources.entries import MIRROR_VARIABLE
 
@@ -48,8 +58,8 @@ def _library(record: Mapping[str, Any]) -> Any:
     return record["machine"]["system"].rpartition("(")[2].rstrip(")")
 
 
-# Why bytes may differ though the recipe is the same: what is compared → what it does. Without one of these, a byte that
-# differs is a failure.
+# Why bytes may differ though the recipe is the same: what is compared, and what it does. Without one of these, a byte
+# that differs is a failure.
 REASONS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
     "processor": (_features, "kernels and linear algebra choose other instructions, which add in another order"),
     "kernels": (lambda record: record["kernels"], "compiled by another compiler, or another variant of them ran"),
@@ -88,8 +98,8 @@ def reproduce(
 
     Returns
     -------
-    The report: clean, findings, files (path, rule, verdict, sha256 recorded and reproduced, largest difference, reason),
-    commit, environment, reasons, seconds.
+    The report: clean, findings, files (path, rule, verdict, sha256 recorded and reproduced, largest difference,
+    reason), commit, environment, reasons, seconds.
 
     Raises
     ------
@@ -116,7 +126,7 @@ def reproduce(
         work.mkdir()
         copied = [_copy(history, raw_item, work, place) for raw_item in raw]
         write_as_files(configuration, code / "config")
-        _run(item, newest, code, work, python, cores, history.recorded_results)
+        _run(job.target, newest, code, work, python, cores, history.recorded_results)
         again = History(work / history.recorded_results)
         files, reasons = _compare(history, chain, again, work)
     findings = [f"{file['path']}: {file['verdict']}: {file['detail']}" for file in files if not _good(file)]
@@ -162,8 +172,8 @@ def show(report: Mapping[str, Any]) -> None:
         console.print(f"kept: {report['directory']}", markup=False)
     sums = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     console.print(
-        f"{report['target']} {'comes out again' if report['clean'] else 'does NOT come out again'}: {report['jobs']} jobs, "
-        f"{len(report['files'])} files: {sums} ({report['seconds']:.0f} s)",
+        f"{report['target']} {'comes out again' if report['clean'] else 'does NOT come out again'}: "
+        f"{report['jobs']} jobs, {len(report['files'])} files: {sums} ({report['seconds']:.0f} s)",
         style="green" if report["clean"] else "bold red",
         markup=False,
     )
@@ -174,7 +184,7 @@ def _check_records(chain: list[Job]) -> None:
         lacking = [key for key in NEEDED if key not in job.record]
         if lacking:
             raise DataError(
-                f"{job.path}: records of an earlier version do not say enough ({', '.join(lacking)}): run again with this one"
+                f"{job.path}: records of an earlier version do not say enough ({', '.join(lacking)}): run again"
             )
 
 
@@ -187,8 +197,8 @@ def _raw(history: History, chain: list[Job]) -> list[Artifact]:
                 continue
             if Path(item.path).is_relative_to(history.recorded_results):
                 raise DataError(
-                    f"{item.path}: read by {job.title}, and no record says who wrote these bytes (sha256 {item.sha256}): "
-                    "the chain is broken; `conceptome verify` says more"
+                    f"{item.path}: read by {job.title}, and no record says who wrote these bytes (sha256 "
+                    f"{item.sha256}): the chain is broken; `conceptome verify` says more"
                 )
             if found.setdefault(item.path, item).sha256 != item.sha256:
                 raise DataError(f"{item.path}: raw input that changed between the jobs of this chain: run them again")
@@ -213,7 +223,7 @@ def _place(directory: str | None) -> Iterator[Path]:
 
 
 def _check_out(history: History, newest: Job, code: Path) -> str:
-    """Write the recorded commit, with the recorded difference to it, into the folder `code`; gives what it is called."""
+    """Write the recorded commit, with the recorded difference to it, into the folder `code`; gives its name."""
     commit, patch = newest.record["commit"]["id"], newest.record["commit"]["diff"]
     if commit is None:
         raise DataError(
@@ -261,7 +271,7 @@ def _check_code(chain: list[Job], newest: Job, code: Path, python: str) -> None:
     Raises
     ------
     DataError
-        It does not for one of them: the chain was made by several versions of the code, or by code outside of the commit.
+        It does not for one of them: several versions of the code made the chain, or code outside of the commit.
     """
     names = sorted({name for job in chain for name in job.record["code"]["files"]})
     # The checkout's own closure module: what digests mean is part of the recorded code.
@@ -285,8 +295,8 @@ def _check_code(chain: list[Job], newest: Job, code: Path, python: str) -> None:
                 own, last = (_spell_commit(one) for one in (job, newest))
                 raise DataError(
                     f"{job.title} was made by {own}, and {newest.title} by {last}, which has "
-                    f"{'no' if there[name] is None else 'another'} {name}: no single version of the code made this chain; "
-                    "run it again with one"
+                    f"{'no' if there[name] is None else 'another'} {name}: no single version of the code made this "
+                    "chain; run it again with one"
                 )
 
 
@@ -315,8 +325,8 @@ def _interpreter(history: History, chain: list[Job], newest: Job, code: Path, pl
     if not lock.is_file() or sha256_file(lock) != newest.record["lock"]:
         raise DataError(
             f"the packages installed here are not the recorded ones ({', '.join(differing[:5])}"
-            f"{' and more' if len(differing) > 5 else ''}), and requirements.lock of commit {newest.record['commit']['id']} "
-            "is not the recorded lock: nothing to install them from"
+            f"{' and more' if len(differing) > 5 else ''}), and requirements.lock of commit "
+            f"{newest.record['commit']['id']} is not the recorded lock: nothing to install them from"
         )
     print(f"packages differ ({len(differing)}): setting up those of the recorded lock, which takes minutes", flush=True)
     variables = {
@@ -351,7 +361,7 @@ def _packages(folder: ProvenanceFolder, key: str) -> dict[str, tuple]:
 
 
 def _copy(history: History, item: Artifact, work: Path, place: Path) -> dict[str, str]:
-    """Copy a raw input of the user's own; one that the configuration names by its absolute path is read where it lies."""
+    """Copy a raw input of the user's own; one that is named by its absolute path is read where it lies."""
     source = history.locate(item.path)
     if not source.is_file():
         raise DataError(f"{source}: raw input that is no longer there: put the file with sha256 {item.sha256} back")
@@ -368,7 +378,7 @@ def _copy(history: History, item: Artifact, work: Path, place: Path) -> dict[str
     return {"path": item.path, "sha256": found, "how": "copied"}
 
 
-def _run(item: Artifact, newest: Job, code: Path, work: Path, python: str, cores: str, results: str) -> None:
+def _run(target: str, newest: Job, code: Path, work: Path, python: str, cores: str, results: str) -> None:
     """Have Snakemake make the target.
 
     Raises
@@ -377,24 +387,22 @@ def _run(item: Artifact, newest: Job, code: Path, work: Path, python: str, cores
         It could not.
     """
     workflow = new_workflow()
-    variables = {**environment(code, workflow), **newest.record["variables"]}
+    variables = environment(code, workflow)
+    for name in RECORDED_VARIABLES:
+        variables.pop(name, None)
+    variables |= newest.record["variables"]
     variables[MIRROR_VARIABLE] = os.pathsep.join(str(folder.resolve()) for folder in mirrors())
     # The run is nobody's: no server hears of it (--no-hooks below: no ingest, no signature).
     for name in ("MLFLOW_TRACKING_URI", RESULTS_VARIABLE):
         variables.pop(name, None)
-    # A file in a folder that a job writes as a whole is no target by itself: its folder is.
-    for target in (Path(item.path), *Path(item.path).parents):
-        if not target.is_relative_to(results) or target == Path(results):
-            break
-        request = Request(cores=cores, directory=str(work), extra=("--no-hooks", target.as_posix()))
-        words = [python, *snakemake_command(code, Choice(Path(DEFAULT), "recorded"), request)[1:]]
-        output, status = watch(words, variables, ProvenanceFolder(work / results), workflow, None)
-        if status == 0:
-            return
-        if output.running or output.failed or not any("MissingRuleException" in line for line in output.last):
-            problem = (output.errors or [_last("\n".join(output.last))])[0].removeprefix("error: ")
-            raise ConceptomeError(f"the run again failed: {problem} (with --directory DIR its logs are kept)")
-    raise ConceptomeError(f"{item.path}: no rule of commit {newest.record['commit']['id']} makes it")
+    request = Request(cores=cores, directory=str(work), extra=("--no-hooks", target))
+    words = [python, *snakemake_command(code, Choice(Path(DEFAULT), "recorded"), request)[1:]]
+    output, status = watch(words, variables, ProvenanceFolder(work / results), workflow, None)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    if status:
+        problem = (output.errors or [_last("\n".join(output.last))])[0].removeprefix("error: ")
+        raise ConceptomeError(f"the run again failed: {problem} (with --directory DIR its logs are kept)")
 
 
 def _compare(
@@ -441,21 +449,15 @@ def _judge(
     original = history.locate(item.path)
     now = sha256_file(original) if original.is_file() else None
     if now not in (None, item.sha256):
-        agrees = (
-            "the record"
-            if made and made.sha256 == item.sha256
-            else "the file"
-            if made and made.sha256 == now
-            else "neither"
-        )
-        detail = f"the file is not the recorded one (sha256 {now}, recorded {item.sha256}); what came out again is as {agrees}"
-        return {**result, "verdict": "altered", "detail": detail.replace("as neither", "like neither")}
+        like = {item.sha256: "as the record", now: "as the file"}.get(made.sha256 if made else None, "like neither")
+        detail = f"not the recorded bytes (sha256 {now}, recorded {item.sha256}); what came out again is {like}"
+        return {**result, "verdict": "altered", "detail": detail}
     if made is None:
         return {**result, "verdict": "not made", "detail": "the run again wrote no such file"}
     if made.sha256 == item.sha256:
         return {**result, "verdict": "identical", "detail": ""}
     if now is None:
-        detail = f"other bytes (sha256 {made.sha256}, recorded {item.sha256}), and the file itself is gone: no numbers to compare"
+        detail = f"other bytes (sha256 {made.sha256}, recorded {item.sha256}), and no file is left to compare with"
         return {**result, "verdict": "different", "detail": detail}
     difference = compare(original, work / item.path)
     largest = difference.largest
