@@ -205,6 +205,8 @@ def _mlflow_ingest(arguments: argparse.Namespace) -> int:
     print(f"provenance: {done.added} jobs written to MLflow, {done.already} were there; {entries}")
     for name in done.crashed:
         print(f"provenance: job {name} started and never ended (killed?)")
+    for line in done.altered:
+        print(f"provenance: not written: {line}; `conceptome verify` tells more")
     return 0
 
 

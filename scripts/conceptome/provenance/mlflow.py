@@ -13,23 +13,23 @@ The store is the SQLite file results/mlflow.db, unless MLFLOW_TRACKING_URI names
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import mimetypes
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptome.errors import DataError
+from conceptome.errors import ConceptomeError, DataError
 from conceptome.files import atomic_path, read_json, read_parquet, sha256_file
 from conceptome.provenance import ledger
 from conceptome.provenance.folder import ProvenanceFolder, digest, lock
-from conceptome.provenance.tracking import CURVE, WORKFLOW_TAG, Held, Run, Server, open_tracking, pages
+from conceptome.provenance.history import History
+from conceptome.provenance.tracking import CURVE, WORKFLOW_TAG, Held, Run, SqliteFile, open_tracking, pages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
+
+# Gives the place of a recorded path: the results folder may lie elsewhere than where the run happened.
+Locate = Callable[[str], Path]
 
 JOB_TAG = "conceptome.job"
 STATUS_TAG = "conceptome.status"
@@ -46,14 +49,20 @@ ENTRY_TAG = "conceptome.ledger_entry"
 SEQUENCE_TAG = "conceptome.ledger_sequence"
 DICTIONARY_FILE = "dictionary.safetensors"
 OUTPUTS_TABLE = "outputs.json"
+OUTPUTS_COLUMNS = ("name", "path", "media_type", "size", "sha256")
+UNKNOWN_TYPE = "application/octet-stream"
 CRASHED = "Started and never ended: killed, or its machine went down."
+KINDS = ("records", "crashed")  # lists of jobs in a ledger entry
 STATUS = {"success": "FINISHED", "failure": "FAILED", "interrupted": "KILLED", "crashed": "FAILED"}
+
+# MLflow's pages show an experiment as one of language models unless told otherwise.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 # Limits of MLflow: characters of a parameter, a tag and a data set's digest.
 PARAM_CHARACTERS = 6000
 TAG_CHARACTERS = 5000
 DATASET_DIGEST_CHARACTERS = 36
-MODEL_DESCRIPTION_CHARACTERS = 4900
+MODEL_DESCRIPTION_CHARACTERS = 4800
 BATCH_RUNS = 200
 CURVE_POINTS = 200
 FDR = 0.05
@@ -91,17 +100,42 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Job:
-    """One record on its way to MLflow, without its content, which is read again when it is written."""
+    """One record on its way to MLflow."""
 
     name: str
     path: Path
     sha256: str
-    status: str
-    workflow: str | None
-    study: str | None
-    started: float
-    ended: float
-    dictionaries: tuple[Mapping[str, Any], ...]
+    record: Mapping[str, Any]
+
+    @property
+    def status(self) -> str:
+        """One of the keys of STATUS."""
+        return self.record.get("status", "crashed")
+
+    @property
+    def workflow(self) -> str | None:
+        """The workflow run that it belongs to."""
+        return self.record["workflow"]
+
+    @property
+    def study(self) -> str | None:
+        """The study that it serves; None: several."""
+        return self.record["wildcards"].get("dataset")
+
+    @property
+    def started(self) -> int:
+        """Start in milliseconds."""
+        return int(self.record["started"] * 1000)
+
+    @property
+    def ended(self) -> int:
+        """End in milliseconds; the start of a job that never ended."""
+        return int(self.record.get("ended", self.record["started"]) * 1000)
+
+    @property
+    def outputs(self) -> list[Mapping[str, Any]]:
+        """What it wrote, one per file."""
+        return self.record.get("outputs") or []
 
 
 def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingested:
@@ -122,8 +156,26 @@ def ingest(results: str | os.PathLike, *, run_name: str | None = None) -> Ingest
         client, uri = connect(folder)
         done = Ingested(uri, entries=len(added))
         done.crashed = [item["job"] for entry in added for item in entry["crashed"]]
-        _write(client, folder, done, run_name)
+        with _one_line(uri):
+            if ledger.entries(results):
+                _Ingest(folder, done, client, run_name).write()
     return done
+
+
+@contextmanager
+def _one_line(uri: str) -> Iterator[None]:
+    """Turn what goes wrong with the store into one line; of a full disk the command line tells."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if "disk is full" in str(error):
+            raise
+        message = str(error).partition("\n")[0][:300]
+        raise ConceptomeError(
+            f"MLflow at {uri}: {message}; nothing is lost: `conceptome mlflow ingest` completes it"
+        ) from error
 
 
 def anchors(results: str | os.PathLike, uri: str | None = None) -> dict[str, Any]:
@@ -151,10 +203,11 @@ def anchors(results: str | os.PathLike, uri: str | None = None) -> dict[str, Any
         There is no such SQLite file.
     """
     folder = ProvenanceFolder(results)
-    if not uri and not os.environ.get("MLFLOW_TRACKING_URI") and not folder.database.exists():
-        raise DataError(f"{folder.database}: missing; `conceptome mlflow ingest` writes it anew")
-    client, _ = connect(folder, uri)
-    server = open_tracking(client)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    file = uri.removeprefix("sqlite:///") if uri and uri.startswith("sqlite:///") else None if uri else folder.database
+    if file is not None and not Path(file).exists():
+        raise DataError(f"{file}: missing; `conceptome mlflow ingest` writes it anew")
+    server = SqliteFile(file) if file is not None else open_tracking(connect(folder, uri)[0])
     runs = list(_ours(folder, server.held()))
     workflows = [run for run in runs if ENTRY_TAG in run.tags]
     workflows.sort(key=lambda run: int(run.tags[SEQUENCE_TAG]))
@@ -167,14 +220,19 @@ def anchors(results: str | os.PathLike, uri: str | None = None) -> dict[str, Any
     }
 
 
-def expected_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+def expected_metrics(record: Mapping[str, Any], locate: Locate = Path) -> dict[str, float]:
     """Give the metrics that an ingest of this record writes, in the form of `anchors`.
 
     Numbers of cards and evidence tables are left out where the file is no longer the one that the job wrote.
+
+    Parameters
+    ----------
+    locate
+        Gives the place of a recorded path (`History.locate`); default: as it is recorded.
     """
     latest: dict[str, tuple[int, float]] = {}
     values = {}
-    for name, value, step in measured(record):
+    for name, value, step in measured(record, locate):
         if name.startswith(CURVE):
             values[f"{name}@{step}"] = value
         if name not in latest or latest[name][0] <= step:
@@ -197,17 +255,13 @@ def connect(folder: ProvenanceFolder, uri: str | None = None) -> tuple[MlflowCli
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     # MLflow configures its own and alembic's logging on import, unless told not to, and narrates every migration.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.tracking import MlflowClient
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        from sqlalchemy import event
-        from sqlalchemy.engine import Engine
-
-        if not event.contains(Engine, "connect", _without_sync):
-            event.listen(Engine, "connect", _without_sync)
         path = folder.database.absolute()
         uri = f"sqlite:///{path}"
         if not path.exists():
@@ -219,188 +273,184 @@ def connect(folder: ProvenanceFolder, uri: str | None = None) -> tuple[MlflowCli
     return MlflowClient(uri), uri
 
 
-def _without_sync(connection: Any, _: object) -> None:
-    """Let SQLite not wait for the disk after each of some ten commits a job, which takes longer than all the rest.
+class _Ingest:
+    """One ingest: what MLflow holds, what the ledger names, and the difference, written."""
 
-    A killed ingest still leaves a sound database; after a power cut, delete the file and ingest again: the records are
-    the truth, and MLflow's copy is made from them.
-    """
-    connection.execute("PRAGMA synchronous=OFF")
+    def __init__(self, folder: ProvenanceFolder, done: Ingested, client: MlflowClient, run_name: str | None):
+        self.folder, self.done, self.client = folder, done, client
+        self.server = open_tracking(client)
+        self.history = History(folder.results)
+        self.entries = ledger.entries(folder.results)
+        self.identity = self.entries[0]["digest"]
+        named = {item["sha256"] for entry in self.entries for kind in KINDS for item in entry[kind]}
+        jobs = [Job(name, job.path, sha256_file(job.path), job.record) for name, job in self.history.jobs.items()]
+        self.jobs = [job for job in jobs if job.sha256 in named]
+        present = {job.workflow for job in self.jobs}
+        self.last = {entry["workflow"]: entry for entry in self.entries if entry["workflow"] in present}
+        names = {path.stem: read_json(path).get("name") for path in folder.workflows.glob("*.json")}
+        # The experiment in which a workflow's parent run bears what belongs to all its jobs.
+        self.homes = {workflow: names.get(workflow) or run_name or "conceptome" for workflow in self.last}
+        self.experiments = {item.name: item.experiment_id for item in pages(client.search_experiments)}
+        self.children: dict[str, Held] = {}
+        self.parents: dict[tuple[str, str], Held] = {}
+        for run in _ours(folder, self.server.held()):
+            if JOB_TAG not in run.tags:
+                self.parents[run.experiment, run.tags[WORKFLOW_TAG]] = run
+            elif run.status == "RUNNING":
+                client.delete_run(run.run_id)
+            else:
+                self.children[run.tags[JOB_TAG]] = run
 
+    def write(self) -> None:
+        """Write what MLflow lacks."""
+        groups: dict[tuple[str, str | None], list[Job]] = {(home, key): [] for key, home in self.homes.items()}
+        for job in self.jobs:
+            groups.setdefault((job.study or self.homes[job.workflow], job.workflow), []).append(job)
+        for (study, workflow), jobs in groups.items():
+            self._write_group(self._experiment(study), workflow, jobs, whole=study == self.homes[workflow])
+        self._copy_documents()
+        self._register_dictionaries()
 
-def _write(client: MlflowClient, folder: ProvenanceFolder, done: Ingested, run_name: str | None) -> None:
-    server = open_tracking(client)
-    entries = ledger.entries(folder.results)
-    children: dict[str, Held] = {}
-    parents: dict[tuple[str, str], Held] = {}
-    for run in _ours(folder, server.held()):
-        if JOB_TAG not in run.tags:
-            parents[run.experiment, run.tags[WORKFLOW_TAG]] = run
-        elif run.status == "RUNNING":
-            client.delete_run(run.run_id)
-        else:
-            children[run.tags[JOB_TAG]] = run
-    names = {path.stem: read_json(path).get("name") for path in folder.workflows.glob("*.json")}
-    last = {entry["workflow"]: entry for entry in entries}
-    homes = {workflow: names.get(workflow) or run_name or "conceptome" for workflow in last}
-    # In its home experiment each workflow has a parent run, even without a job there: it bears what belongs to all.
-    groups: dict[tuple[str, str | None], list[Job]] = {(home, workflow): [] for workflow, home in homes.items()}
-    jobs = list(_jobs(folder, entries))
-    for job in jobs:
-        groups.setdefault((job.study or homes[job.workflow], job.workflow), []).append(job)
-    experiments = {item.name: item.experiment_id for item in pages(client.search_experiments)}
-    digests = {entry["digest"] for entry in entries}
-    for (study, workflow), members in groups.items():
-        if study not in experiments:
-            local = server.is_database and not os.environ.get("MLFLOW_TRACKING_URI")
-            location = (folder.artifacts.absolute() / study).as_uri() if local else None
-            experiments[study] = client.create_experiment(study, artifact_location=location)
-        key = (experiments[study], workflow or "")
-        waiting = [job for job in members if _is_new(client, job, children.get(job.name), done)]
-        counted = [job for job in jobs if job.workflow == workflow] if study == homes[workflow] else members
-        if key not in parents:
-            tags = {WORKFLOW_TAG: workflow or "", LEDGER_TAG: entries[0]["digest"]}
-            started = _milliseconds(min(job.started for job in counted))
-            run = client.create_run(key[0], started, tags, run_name=f"workflow {workflow or 'unnamed'}")
-            parents[key] = Held(run.info.run_id, key[0], "RUNNING", tags)
-        parent = parents[key]
+    def _experiment(self, study: str) -> str:
+        if study not in self.experiments:
+            local = self.done.uri == f"sqlite:///{self.folder.database.absolute()}"
+            location = (self.folder.artifacts.absolute() / study).as_uri() if local else None
+            self.experiments[study] = self.client.create_experiment(study, location, EXPERIMENT_TAGS)
+        return self.experiments[study]
+
+    def _write_group(self, experiment: str, workflow: str | None, jobs: list[Job], whole: bool) -> None:
+        """Write the jobs of one workflow in one experiment, and their parent run, which counts all jobs if `whole`."""
+        waiting = [job for job in jobs if self._is_new(job)]
+        counted = [job for job in self.jobs if job.workflow == workflow] if whole else jobs
+        key = (experiment, workflow or "")
+        if key not in self.parents:
+            tags = {WORKFLOW_TAG: workflow or "", LEDGER_TAG: self.identity}
+            started = min(job.started for job in counted)
+            run = self.client.create_run(experiment, started, tags, run_name=f"workflow {workflow or 'unnamed'}")
+            self.parents[key] = Held(run.info.run_id, experiment, run.info.status, tags)
+        parent = self.parents[key]
         for position in range(0, len(waiting), BATCH_RUNS):
             batch = waiting[position : position + BATCH_RUNS]
-            identities = server.write([_run(job, key[0], parent.run_id, entries[0]["digest"]) for job in batch])
+            identities = self.server.write([self._run(job, experiment, parent.run_id) for job in batch])
             for job, identity in zip(batch, identities, strict=True):
-                children[job.name] = Held(identity, key[0], STATUS[job.status], {})
-            done.added += len(batch)
-        anchored = parent.tags.get(ENTRY_TAG)
-        if anchored and anchored not in digests:
-            done.altered.append(
-                f"workflow {workflow}: MLflow names ledger entry {anchored[:12]}…, which {folder.ledger} has no more"
+                self.children[job.name] = Held(identity, experiment, STATUS[job.status], {})
+            self.done.added += len(batch)
+        entry, anchored = self.last[workflow], parent.tags.get(ENTRY_TAG)
+        if anchored and anchored not in {item["digest"] for item in self.entries}:
+            self.done.altered.append(
+                f"workflow {workflow}: MLflow names ledger entry {anchored[:12]}…, no more in {self.folder.ledger}"
             )
-        elif waiting or parent.status == "RUNNING" or anchored != last[workflow]["digest"]:
-            _close_parent(client, parent.run_id, counted, last[workflow])
-    _copy_documents(
-        client, server, folder, homes, {w: parents[experiments[home], w or ""] for w, home in homes.items()}
-    )
-    _register_dictionaries(client, server, jobs, {name: run.run_id for name, run in children.items()})
+        elif waiting or parent.status == "RUNNING" or anchored != entry["digest"]:
+            self._close_parent(parent.run_id, counted, entry)
 
-
-def _is_new(client: MlflowClient, job: Job, held: Held | None, done: Ingested) -> bool:
-    """Tell whether a job has yet to be written; a run of a job that was taken for crashed makes way for its end."""
-    if held is None:
-        return True
-    if held.tags[RECORD_TAG] == job.sha256:
-        done.already += 1
+    def _is_new(self, job: Job) -> bool:
+        """Tell whether a job has yet to be written; a run of a job that was taken for crashed makes way for its end."""
+        held = self.children.get(job.name)
+        if held is None:
+            return True
+        if held.tags[RECORD_TAG] == job.sha256:
+            self.done.already += 1
+            return False
+        if held.tags[STATUS_TAG] == "crashed" and job.status != "crashed":
+            self.client.delete_run(held.run_id)
+            return True
+        known = held.tags[RECORD_TAG]
+        self.done.altered.append(f"{job.path}: sha256 {job.sha256[:12]}…, but MLflow holds {known[:12]}…")
         return False
-    if held.tags[STATUS_TAG] == "crashed" and job.status != "crashed":
-        client.delete_run(held.run_id)
-        return True
-    done.altered.append(f"{job.path}: sha256 {job.sha256[:12]}…, but MLflow holds it as {held.tags[RECORD_TAG][:12]}…")
-    return False
 
+    def _close_parent(self, parent: str, jobs: list[Job], entry: Mapping[str, Any]) -> None:
+        """Anchor the ledger's entry at its workflow, and say how many jobs it had."""
+        from mlflow.entities import Metric, RunTag
 
-def _jobs(folder: ProvenanceFolder, entries: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
-    """Give the jobs whose records the ledger names."""
-    named = {item["sha256"] for entry in entries for kind in ("records", "crashed") for item in entry[kind]}
-    for name, (start, final) in folder.jobs().items():
-        path = final or start
-        content = path.read_bytes()
-        identity = hashlib.sha256(content).hexdigest()
-        if identity not in named:
-            continue
-        record = json.loads(content)
-        outputs = record.get("outputs") or []
-        yield Job(
-            name,
-            path,
-            identity,
-            record["status"] if final else "crashed",
-            record["workflow"],
-            record["wildcards"].get("dataset"),
-            record["started"],
-            record.get("ended", record["started"]),
-            tuple(item for item in outputs if Path(item["path"]).name == DICTIONARY_FILE),
+        ended = max(job.ended for job in jobs)
+        failed = sum(job.status != "success" for job in jobs)
+        # The step lets the numbers of a later entry about the same workflow count as the later ones.
+        counts = {"jobs": len(jobs), "jobs_failed": failed}
+        metrics = [Metric(key, float(value), ended, entry["sequence"]) for key, value in counts.items()]
+        tags = [RunTag(ENTRY_TAG, entry["digest"]), RunTag(SEQUENCE_TAG, str(entry["sequence"]))]
+        self.client.log_batch(parent, metrics=metrics, tags=tags)
+        self.client.log_dict(parent, dict(entry), "ledger-entry.json")
+        self.client.set_terminated(parent, "FAILED" if failed else "FINISHED", ended)
+
+    def _copy_documents(self) -> None:
+        """Copy the report and the crates to the parent run of the last workflow they tell of, when they changed."""
+        documents = [(self.folder.results / "report.html", workflow) for workflow in list(self.homes)[-1:]]
+        for home, workflow in {home: workflow for workflow, home in self.homes.items()}.items():
+            documents += [(path, workflow) for path in sorted((self.folder.results / "studies" / home).glob("*crate*"))]
+        for path, workflow in documents:
+            if path.exists():
+                parent = self.parents[self.experiments[self.homes[workflow]], workflow or ""]
+                whole = digest([[item["path"], item["sha256"]] for item in self.folder.describe("", path)])
+                tag = f"conceptome.copied.{path.name}"
+                if parent.tags.get(tag) != whole:
+                    self.server.copy(self.client.get_run(parent.run_id).info.artifact_uri, path, "")
+                    self.client.set_tag(parent.run_id, tag, whole)
+
+    def _register_dictionaries(self) -> None:
+        """Enter each distinct dictionary as a version of the model that is called after its place in the study."""
+        waiting = [
+            (job, item) for job in self.jobs for item in job.outputs if Path(item["path"]).name == DICTIONARY_FILE
+        ]
+        if not waiting:
+            return
+        models = {item.name for item in pages(self.client.search_registered_models)}
+        versions = {(item.name, item.tags.get("sha256")) for item in pages(self.client.search_model_versions)}
+        for job, item in waiting:
+            keys = {key: job.record["wildcards"][key] for key in ("dataset", "model", "whitening", "dictionary")}
+            name = ".".join(keys.values())
+            if (name, item["sha256"]) in versions:
+                continue
+            versions.add((name, item["sha256"]))
+            if name not in models:
+                self.client.create_registered_model(name, keys)
+                models.add(name)
+            card = self._card(job, str(Path(item["path"]).with_name("card.json")))
+            run = self.children[job.name].run_id
+            file = self.history.locate(item["path"]).absolute().as_uri()
+            tags = {
+                "sha256": item["sha256"],
+                "bytes": item["size"],
+                "path": item["path"],
+                "job": job.name,
+                RECORD_TAG: job.sha256,
+                **{key.removeprefix("training."): value for key, value in _leaves(card) if _is_headline(key, value)},
+            }
+            self.client.create_model_version(
+                name,
+                # A server takes no reference to a file outside its artifacts: there, the run's outputs name it.
+                file if self.server.is_database else f"runs:/{run}/{OUTPUTS_TABLE}",
+                run,
+                {key: str(value) for key, value in tags.items()},
+                description=_describe(item["sha256"], card),
+                await_creation_for=0,
+            )
+
+    def _card(self, job: Job, path: str) -> dict[str, Any]:
+        """Read a card, empty where it is no longer the one that the job wrote."""
+        item = next((item for item in job.outputs if item["path"] == path), None)
+        return read_json(self.history.locate(path)) if item and _unchanged(item, self.history.locate) else {}
+
+    def _run(self, job: Job, experiment: str, parent: str) -> Run:
+        """Make a record a run."""
+        record, locate = job.record, self.history.locate
+        figures = [item for item in job.outputs if "figures" in Path(item["path"]).parts and _unchanged(item, locate)]
+        copied = {item["path"]: f"figures/{Path(item['path']).parent.name}" for item in figures}
+        table = [
+            [*(item.get(key, UNKNOWN_TYPE) for key in OUTPUTS_COLUMNS), item["path"] in copied] for item in job.outputs
+        ]
+        return Run(
+            experiment=experiment,
+            name=f"{record['rule']} {'/'.join(map(str, record['wildcards'].values()))}".strip(),
+            status=STATUS[job.status],
+            start_time=job.started,
+            end_time=job.ended,
+            tags={**_tags(job), LEDGER_TAG: self.identity, "mlflow.parentRunId": parent},
+            params=parameters(record),
+            metrics=measured(record, locate),
+            datasets=list(_datasets(record)),
+            files={"record.json": record, OUTPUTS_TABLE: {"columns": [*OUTPUTS_COLUMNS, "copied"], "data": table}},
+            copies=[(locate(path), place) for path, place in copied.items()],
         )
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
-
-
-def _close_parent(client: MlflowClient, parent: str, jobs: list[Job], entry: Mapping[str, Any]) -> None:
-    """Anchor the ledger's entry at its workflow, and say how many jobs it had."""
-    from mlflow.entities import Metric, RunTag
-
-    ended = _milliseconds(max(job.ended for job in jobs))
-    failed = sum(job.status != "success" for job in jobs)
-    # The step lets the numbers of a later entry about the same workflow count as the later ones.
-    metrics = [
-        Metric(key, float(value), ended, entry["sequence"])
-        for key, value in {"jobs": len(jobs), "jobs_failed": failed}.items()
-    ]
-    tags = [RunTag(ENTRY_TAG, entry["digest"]), RunTag(SEQUENCE_TAG, str(entry["sequence"]))]
-    client.log_batch(parent, metrics=metrics, tags=tags)
-    client.log_dict(parent, dict(entry), "ledger-entry.json")
-    client.set_terminated(parent, "FAILED" if failed else "FINISHED", ended)
-
-
-def _copy_documents(
-    client: MlflowClient,
-    server: Server,
-    folder: ProvenanceFolder,
-    homes: Mapping[str | None, str],
-    parents: Mapping[str | None, Held],
-) -> None:
-    """Copy the report and the crates to the parent run of the last workflow they tell of, again only when changed."""
-    documents = [(folder.results / "report.html", workflow) for workflow in list(homes)[-1:]]
-    for home, workflow in {home: workflow for workflow, home in homes.items()}.items():
-        documents += [(path, workflow) for path in sorted((folder.results / "studies" / home).glob("*crate*"))]
-    for path, workflow in documents:
-        if path.exists():
-            parent = parents[workflow]
-            whole = digest([[item["path"], item["sha256"]] for item in folder.describe("", path)])
-            tag = f"conceptome.copied.{path.name}"
-            if parent.tags.get(tag) != whole:
-                server.copy(client.get_run(parent.run_id).info.artifact_uri, path, "")
-                client.set_tag(parent.run_id, tag, whole)
-
-
-def _register_dictionaries(
-    client: MlflowClient, server: Server, jobs: Iterable[Job], identities: Mapping[str, str]
-) -> None:
-    """Enter each distinct dictionary as a version of the model that is called after its place in the study."""
-    waiting = [(job, item) for job in jobs for item in job.dictionaries]
-    if not waiting:
-        return
-    models = {item.name for item in pages(client.search_registered_models)}
-    versions = {(item.name, item.tags.get("sha256")) for item in pages(client.search_model_versions)}
-    for job, item in waiting:
-        record = read_json(job.path)
-        keys = {key: record["wildcards"][key] for key in ("dataset", "model", "whitening", "dictionary")}
-        name = ".".join(keys.values())
-        if (name, item["sha256"]) in versions:
-            continue
-        if name not in models:
-            client.create_registered_model(name, keys)
-            models.add(name)
-        path = Path(item["path"])
-        card = _card(record, path.with_name("card.json"))
-        tags = {"sha256": item["sha256"], "bytes": item["size"], "path": item["path"], "job": job.name}
-        tags |= {RECORD_TAG: job.sha256, **{key: value for key, value in _leaves(card) if _is_headline(key, value)}}
-        client.create_model_version(
-            name,
-            # A server takes no reference to a file outside its artifacts: there, the run's table of outputs names it.
-            path.absolute().as_uri() if server.is_database else f"runs:/{identities[job.name]}/{OUTPUTS_TABLE}",
-            identities[job.name],
-            {key: str(value) for key, value in tags.items()},
-            description=_describe(card),
-            await_creation_for=0,
-        )
-        versions.add((name, item["sha256"]))
-
-
-def _card(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Read a card, empty where it is no longer the one that the job wrote."""
-    expected = next((item["sha256"] for item in record["outputs"] if Path(item["path"]) == path), None)
-    return read_json(path) if path.is_file() and sha256_file(path) == expected else {}
 
 
 def _is_headline(key: str, value: Any) -> bool:
@@ -408,60 +458,24 @@ def _is_headline(key: str, value: Any) -> bool:
     return not key.startswith("options.") and isinstance(value, str | int | float)
 
 
-def _describe(card: Mapping[str, Any]) -> str:
+def _describe(sha256: str, card: Mapping[str, Any]) -> str:
+    """Say in Markdown which dictionary this is."""
     if not card:
-        return "Its card has been overwritten since."
+        return f"sha256 {sha256}; its card has been overwritten since."
     training = {key: value for key, value in card.get("training", {}).items() if key != "curve"}
     text = json.dumps({**card, "training": training}, indent=1, ensure_ascii=False)
-    return f"```json\n{text[:MODEL_DESCRIPTION_CHARACTERS]}\n```"
+    line = f"FVU in training {training.get('fvu', 'not recorded')}, sha256 {sha256}"
+    return f"{line}\n\n```json\n{text[:MODEL_DESCRIPTION_CHARACTERS]}\n```"
 
 
-def _run(job: Job, experiment: str, parent: str, identity: str) -> Run:
-    """Make a record a run."""
-    record = read_json(job.path)
-    outputs = record.get("outputs") or []
-    figures = [item for item in outputs if "figures" in Path(item["path"]).parts]
-    copies = [(Path(item["path"]), f"figures/{Path(item['path']).parent.name}") for item in figures if _unchanged(item)]
-    copied = {str(path) for path, _ in copies}
-    table = {
-        "columns": ["name", "path", "media_type", "size", "sha256", "copied"],
-        "data": [
-            [
-                *(item[key] for key in ("name", "path")),
-                _media_type(item),
-                item["size"],
-                item["sha256"],
-                item["path"] in copied,
-            ]
-            for item in outputs
-        ],
-    }
-    return Run(
-        experiment=experiment,
-        name=f"{record['rule']} {'/'.join(map(str, record['wildcards'].values()))}".strip(),
-        status=STATUS[job.status],
-        start_time=_milliseconds(job.started),
-        end_time=_milliseconds(job.ended),
-        tags={**_tags(job, record), LEDGER_TAG: identity, "mlflow.parentRunId": parent},
-        params=parameters(record),
-        metrics=measured(record),
-        datasets=list(_datasets(record)),
-        files={"record.json": record, OUTPUTS_TABLE: table},
-        copies=copies,
-    )
-
-
-def _unchanged(item: Mapping[str, Any]) -> bool:
+def _unchanged(item: Mapping[str, Any], locate: Locate) -> bool:
     """Tell whether a file is still the one that a job wrote."""
-    path = Path(item["path"])
+    path = locate(item["path"])
     return path.is_file() and sha256_file(path) == item["sha256"]
 
 
-def _media_type(item: Mapping[str, Any]) -> str:
-    return item.get("media_type") or mimetypes.guess_type(item["path"])[0] or "application/octet-stream"
-
-
-def _tags(job: Job, record: Mapping[str, Any]) -> dict[str, str]:
+def _tags(job: Job) -> dict[str, str]:
+    record = job.record
     commit = record.get("commit") or {}
     values = {
         RECORD_TAG: job.sha256,
@@ -475,11 +489,11 @@ def _tags(job: Job, record: Mapping[str, Any]) -> dict[str, str]:
         "conceptome.lock": record.get("lock"),
         "conceptome.error": record.get("error"),
         "conceptome.log": record.get("log"),
-        "conceptome.host": record["host"]["name"],
+        "conceptome.host": (record.get("machine") or record["host"])["name"],
         "conceptome.scheduler_id": record["scheduler_id"],
         "conceptome.dirty": commit.get("dirty"),
         # To be searched for: which job wrote the file that has this sha256? As many as fit; the table has all.
-        "conceptome.output_sha256": " ".join(item["sha256"] for item in record.get("outputs") or []),
+        "conceptome.output_sha256": " ".join(item["sha256"] for item in job.outputs),
         "mlflow.source.name": record["rule"],
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": commit.get("id"),
@@ -517,7 +531,7 @@ def _name(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-./ " else "_" for letter in text)
 
 
-def measured(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
+def measured(record: Mapping[str, Any], locate: Locate = Path) -> list[tuple[str, float, int]]:
     """Give a job's numbers as (name, value, step): cost, what the script reported, its cards and evidence tables."""
     found: list[tuple[str, float, int]] = []
     if "ended" in record:
@@ -530,11 +544,12 @@ def measured(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
     for item in outputs:
         path = Path(item["path"])
         # A file that was overwritten since: its numbers belong to the record of the job that did so.
-        if path.name == "card.json" and _unchanged(item):
+        if path.name == "card.json" and _unchanged(item, locate):
             place = os.path.relpath(path.parent, os.path.commonpath(cards)) if len(cards) > 1 else ""
-            found.extend(from_card(read_json(path), place))
-        elif path.suffix == ".parquet" and path.stem in SUMMARIES and _unchanged(item):
-            found.extend((name, value, 0) for name, value in from_evidence(path.stem, read_parquet(path)))
+            found.extend(from_card(read_json(locate(item["path"])), place))
+        elif path.suffix == ".parquet" and path.stem in SUMMARIES and _unchanged(item, locate):
+            frame = read_parquet(locate(item["path"]))
+            found.extend((name, value, 0) for name, value in from_evidence(path.stem, frame))
     unique: dict[tuple[str, int], float] = {}
     for name, value, step in found:
         if isinstance(value, int | float) and math.isfinite(value):

@@ -9,11 +9,14 @@ other; there, a run that is still called RUNNING is one that was left half-writt
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +84,53 @@ def open_tracking(client: MlflowClient) -> Server:
     return Database(client, store) if isinstance(store, SqlAlchemyStore) else Server(client)
 
 
+class SqliteFile:
+    """A store that is a SQLite file, read without importing MLflow (which takes seconds) and never written to.
+
+    Raises
+    ------
+    sqlite3.Error
+        The file is missing, or no database of MLflow's.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.address = f"{Path(path).absolute().as_uri()}?mode=ro"
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
+        with closing(sqlite3.connect(self.address, uri=True)) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def held(self) -> Iterator[Held]:
+        """Every run that an ingest wrote and nobody deleted."""
+        query = (
+            "SELECT r.run_uuid, r.experiment_id, r.status, t.key, t.value FROM runs r JOIN tags t USING (run_uuid) "
+            "WHERE r.lifecycle_stage = 'active' AND t.key LIKE ?"
+        )
+        yield from _held(self._rows(query, (f"{TAG_PREFIX}%",)))
+
+    def metrics(self, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
+        """Latest value of each metric of each run, and each point of its curves as `name@step`."""
+        found: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
+        for run_id, key, value in self._rows("SELECT run_uuid, key, value FROM latest_metrics"):
+            if run_id in found:
+                found[run_id][key] = value
+        query = "SELECT run_uuid, key, step, value FROM metrics WHERE key LIKE ?"
+        for run_id, key, step, value in self._rows(query, (f"{CURVE}%",)):
+            if run_id in found:
+                found[run_id][f"{key}@{step}"] = value
+        return found
+
+
+def _held(rows: Iterable[tuple]) -> Iterator[Held]:
+    """Gather rows of one tag each into runs."""
+    tags: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    for run_id, experiment, status, key, value in rows:
+        tags[run_id, str(experiment), status][key] = value
+    for (run_id, experiment, status), ours in tags.items():
+        if WORKFLOW_TAG in ours:
+            yield Held(run_id, experiment, status, ours)
+
+
 class Server:
     """Any tracking server, through MLflow's client."""
 
@@ -126,10 +176,9 @@ class Server:
         info = self.client.create_run(run.experiment, run.start_time, dict(run.tags), run_name=run.name).info
         params = [Param(key, value) for key, value in run.params.items()]
         metrics = [Metric(key, value, run.end_time, step) for key, value, step in run.metrics]
-        for batch in _batches(params, BATCH_PARAMS):
-            self.client.log_batch(info.run_id, params=batch)
-        for batch in _batches(metrics, BATCH_METRICS):
-            self.client.log_batch(info.run_id, metrics=batch)
+        batches = zip_longest(_batches(params, BATCH_PARAMS), _batches(metrics, BATCH_METRICS), fillvalue=())
+        for some_params, some_metrics in batches:
+            self.client.log_batch(info.run_id, params=some_params, metrics=some_metrics)
         if run.datasets:
             inputs = [DatasetInput(item, [InputTag(*tag) for tag in tags.items()]) for item, tags in run.datasets]
             self.client.log_inputs(info.run_id, inputs)
@@ -177,13 +226,8 @@ class Database(Server):
             .join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
             .where(SqlRun.lifecycle_stage == "active", SqlTag.key.startswith(TAG_PREFIX))
         )
-        tags: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
         with self.store.ManagedSessionMaker() as session:
-            for run_id, experiment, status, key, value in session.execute(query):
-                tags[run_id, str(experiment), status][key] = value
-        for (run_id, experiment, status), ours in tags.items():
-            if WORKFLOW_TAG in ours:
-                yield Held(run_id, experiment, status, ours)
+            yield from _held(session.execute(query).all())
 
     def metrics(self, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
         """Latest value of each metric of each run, and each point of its curves as `name@step`."""
