@@ -490,7 +490,7 @@ def contents(uri: str) -> dict:
         info = (run.info.status, run.info.start_time, run.info.end_time, "mlflow.parentRunId" in run.data.tags)
         found[key] = (info, tags, run.data.params, run.data.metrics, history, inputs, files)
     for item in client.search_model_versions():
-        found[item.name, item.version] = (item.tags, item.description)
+        found[item.name, str(item.version)] = (item.tags, item.description)
     return found
 
 
