@@ -120,6 +120,18 @@ def test_a_result_made_from_what_was_replaced_since_is_found(results):
     assert "but job3 wrote " in message
 
 
+def test_the_same_bytes_made_again_later_are_no_difference(results):
+    job(
+        results,
+        "job3",
+        {"data/a.bin": b"a" * CACHE_FROM_BYTES},
+        (str(results.parent / "own data.csv"),),
+        rule="prepare",
+    )
+    ledger.append(results)
+    assert found(results) == {}
+
+
 def test_an_input_that_changed_under_the_job_is_found(results):
     path = job(results, "job3", {"c": b"c"}, ("data/a.bin",), inputs_changed=[str(results / "data/a.bin")])
     ledger.append(results)
