@@ -14,6 +14,7 @@ from conceptome.config import resolve
 from conceptome.errors import ConceptomeError
 from conceptome.files import sha256_file
 from conceptome.provenance.closure import closure
+from conceptome.provenance.configuration import keep
 from conceptome.provenance.folder import WORKFLOW_VARIABLE, ProvenanceFolder, new_workflow
 from conceptome.sources import load_sources
 from conceptome.figures import TABLES as FIGURE_TABLES

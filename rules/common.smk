@@ -1,6 +1,6 @@
 # Functions that several rules call, and what all have in common.
 
-# Whatever is installed can change a number, also a package that no rule imports by name: a new lock re-runs every rule.
+# Whatever is installed can change a number, also a package that no script names: with a new lock everything runs again.
 LOCK = sha256_file(HERE / "requirements.lock")
 WITNESS = ProvenanceFolder(R)
 

@@ -5,6 +5,14 @@ if CONFIG.run.signing_key:
     INGEST += ["--signing-key", CONFIG.run.signing_key]
 
 
+onstart:
+    keep(CONFIG, workflow.configfiles)
+
+
+onstart:
+    keep(CONFIG, workflow.configfiles)
+
+
 onsuccess:
     subprocess.run(INGEST, check=True)
 

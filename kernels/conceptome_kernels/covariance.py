@@ -1,4 +1,8 @@
-"""Mean and scatter of a stream of rows, summed in float64, compiled (kernels/cpu/covariance.cpp)."""
+"""Mean and scatter of a stream of rows, summed in float64, compiled (kernels/cpu/covariance.cpp).
+
+`conceptome.whitening` sums by BLAS instead: on one thread of AVX-512 this takes 0.6 of BLAS' time at 100 dimensions,
+0.7 at 320, but 1.1 at 640 and 1.3 at 1,280, where it matters. This one also reads bfloat16.
+"""
 
 from __future__ import annotations
 

@@ -202,12 +202,13 @@ def _mlflow_ingest(arguments: argparse.Namespace) -> int:
     print(f"provenance: {done.added} jobs written to MLflow, {done.already} were there; {entries}")
     for name in done.crashed:
         print(f"provenance: job {name} started and never ended (killed?)")
-    if arguments.signing_key:
+    for line in done.altered:
+        print(f"provenance: not written: {line}; `conceptome verify` tells more")
+    # What was altered gets no signature: it would turn the attacker's word into ours.
+    if arguments.signing_key and not done.altered:
         from conceptome.provenance.statement import write
 
         print(f"provenance: signed: {write(arguments.results, arguments.signing_key)}")
-    for line in done.altered:
-        print(f"provenance: not written: {line}; `conceptome verify` tells more")
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,13 @@ from conceptome.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow.parquet as pq
 
 METADATA_KEY = b"conceptome.codes"
 SCHEMA_VERSION = 1
 # List offsets are 32 bits wide: a row group of this many rows stays far below them at any realistic number of atoms.
 ROWS_PER_GROUP = 65_536
+ROWS_READ = 8192
 
 
 class Codes:
@@ -154,7 +157,11 @@ class Codes:
         fields = [pa.field("indices", pa.list_(pa.int32())), pa.field("values", pa.list_(pa.float32()))]
         own = json.dumps({"m": self.shape[1], "schema_version": SCHEMA_VERSION}, sort_keys=True).encode()
         schema = pa.schema([*table.schema, *fields], metadata={**(table.schema.metadata or {}), METADATA_KEY: own})
-        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        # Values hardly repeat: neither a dictionary of them nor compression is worth its time.
+        compression = dict.fromkeys([*table.column_names, "indices.list.element"], "zstd")
+        compression["values.list.element"] = "none"
+        options = {"use_dictionary": table.column_names, "compression": compression}
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
             for start in range(0, max(len(self), 1), ROWS_PER_GROUP):
                 stop = min(start + ROWS_PER_GROUP, len(self))
                 bounds = csr.indptr[start : stop + 1]
@@ -187,26 +194,47 @@ def load(path: str | Path) -> tuple[Codes, pd.DataFrame]:
     DataError
         The file is missing or is not a file of codes.
     """
+    with _opened(path) as file:
+        obs = [name for name in file.schema_arrow.names if name not in ("indices", "values")]
+        return _read(file), file.read(columns=obs, use_threads=False).to_pandas()
+
+
+def load_codes(path: str | Path) -> Codes:
+    """Read codes without their obs; raises as `load`."""
+    with _opened(path) as file:
+        return _read(file)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[pq.ParquetFile]:
+    """Open a file of codes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            if METADATA_KEY not in (file.schema_arrow.metadata or {}):
+                raise DataError(f"{path} is Parquet but holds no codes (no '{METADATA_KEY.decode()}' in its metadata)")
+            yield file
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as a file of codes ({error}): learn again") from None
-    metadata = table.schema.metadata or {}
-    if METADATA_KEY not in metadata:
-        raise DataError(f"{path} is Parquet but holds no codes (no '{METADATA_KEY.decode()}' in its metadata)")
-    m = json.loads(metadata[METADATA_KEY])["m"]
-    parts = {}
-    for name in ("indices", "values"):
-        column = table.column(name)
-        flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-        parts[name] = np.concatenate(flat) if flat else np.zeros(0, dtype=np.int32 if name == "indices" else np.float32)
-    lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in table.column("indices").chunks]
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths or [np.zeros(0, dtype=np.int64)]))])
-    csr = sp.csr_matrix((parts["values"], parts["indices"], indptr), shape=(table.num_rows, m))
-    return Codes(csr), table.drop_columns(["indices", "values"]).to_pandas()
+
+
+def _read(file: pq.ParquetFile) -> Codes:
+    """Fill the arrays of the matrix batch by batch: dense codes are large, and are held only once."""
+    groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    # An empty list counts as one value here: at least as many as there are.
+    room = sum(group.column(group.num_columns - 1).num_values for group in groups)
+    indices, values = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
+    indptr = np.zeros(file.metadata.num_rows + 1, dtype=np.int64)
+    row = at = 0
+    for batch in file.iter_batches(ROWS_READ, columns=["indices", "values"], use_threads=False):
+        found, lengths = batch.column("indices").flatten(), batch.column("indices").value_lengths()
+        indices[at : at + len(found)], values[at : at + len(found)] = found, batch.column("values").flatten()
+        indptr[row + 1 : row + 1 + len(lengths)] = lengths
+        row, at = row + len(lengths), at + len(found)
+    m = json.loads(file.schema_arrow.metadata[METADATA_KEY])["m"]
+    return Codes(sp.csr_matrix((values[:at], indices[:at], np.cumsum(indptr)), shape=(len(indptr) - 1, m)))
 
 
 class CodeFiles(Mapping):
@@ -231,7 +259,7 @@ class CodeFiles(Mapping):
         self._paths = {(str(name), int(seed)): Path(path) for (name, seed), path in zip(fits, codes)}
 
     def __getitem__(self, fit: tuple[str, int]) -> Codes:
-        return load(self._paths[fit])[0]
+        return load_codes(self._paths[fit])
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self._paths)

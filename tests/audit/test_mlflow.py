@@ -437,10 +437,11 @@ def server(template, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_server_that_dies_in_the_middle_is_completed_by_the_next_ingest(results, server, monkeypatch):
-    expected = many_records(results, 60)
+    expected = many_records(results, 30)
     process = run_ingest(results, MLFLOW_TRACKING_URI=server.uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
-    wait_for_runs(server.database, 20, process)
+    wait_for_runs(server.database, 10, process)
     server.kill()
     answer = process.communicate()[0]
     assert process.returncode == 1
@@ -450,7 +451,7 @@ def test_a_server_that_dies_in_the_middle_is_completed_by_the_next_ingest(result
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     done = mlflow.ingest(results)
-    assert 0 < done.added < 60
+    assert 0 < done.added < 30
     assert_complete(results, expected)
     assert mlflow.ingest(results).added == 0
 
@@ -489,11 +490,12 @@ def contents(uri: str) -> dict:
         info = (run.info.status, run.info.start_time, run.info.end_time, "mlflow.parentRunId" in run.data.tags)
         found[key] = (info, tags, run.data.params, run.data.metrics, history, inputs, files)
     for item in client.search_model_versions():
-        found[item.name, item.version] = (item.tags, item.description)
+        found[item.name, str(item.version)] = (item.tags, item.description)
     return found
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_thousand_records_are_written_once(results, tmp_path):
     """A quarter of the jobs learn: two dictionaries each, with cards and curves; the others report fifty numbers."""
     metrics = {f"metric/{index}": index / 7 for index in range(50)}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import conceptome_kernels
 from conceptome.dictionaries import fit
-from conceptome.dictionaries.icfl import plan, pursue, pursue_rows
+from conceptome.dictionaries.pursuit import plan, pursue, pursue_rows
 from conceptome.errors import DataError
 from conceptome_kernels import loader, pursuit, reference
 

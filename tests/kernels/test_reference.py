@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conceptome.dictionaries.icfl import plan, pursue, solve
+from conceptome.dictionaries.pursuit import plan, pursue, solve
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import Batch
-from conceptome.dictionaries.topk import loss_and_gradients, scores
+from conceptome.dictionaries.topk import encode, loss_and_gradients
 from conceptome_kernels import reference
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
@@ -58,9 +58,8 @@ def test_topk_codes(problem, seed):
     rng = np.random.default_rng(seed)
     bias = (rng.integers(-2, 3, D.shape[1]) / 2).astype(np.float32)
     encoder_bias = (rng.integers(-1, 2, len(D)) / 4).astype(np.float32)
-    tensors = {"encoder": torch.from_numpy(D), "encoder_bias": torch.from_numpy(encoder_bias)}
-    dense = scores(tensors | {"bias": torch.from_numpy(bias)}, torch.from_numpy(X))
-    actual = Batch.of_positive(dense, k).csr
+    parameters = {"encoder": D, "encoder_bias": encoder_bias, "bias": bias}
+    actual = encode({name: torch.from_numpy(each) for name, each in parameters.items()}, torch.from_numpy(X), k).csr
     expected = reference.encode_topk(*(v.astype(np.float64) for v in (X, D, encoder_bias, bias)), k)
     assert actual.has_sorted_indices
     assert np.diff(actual.indptr).max() <= k

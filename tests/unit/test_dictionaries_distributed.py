@@ -86,9 +86,22 @@ def test_the_fused_step_is_taken_unless_gradients_are_needed():
     assert chosen(gradient_clip=1.0) is ExplicitTrainer
 
 
-@pytest.mark.parametrize("method", ["topk", "icfl"])
+CUT = {
+    "topk": {"k": 4},
+    "icfl": {"rounds": 2, "columns": 2},
+    "batch_topk": {"k": 4},
+    "matryoshka": {"k": 4},
+    "relu_l1": {},
+    "p_annealing": {},
+    "jumprelu": {"k": 4},
+    "gated": {},
+    "crosscoder": {"k": 4, "widths": [20, X.shape[1] - 20]},
+}
+
+
+@pytest.mark.parametrize("method", CUT)
 def test_clipping_from_the_configuration(method):
-    options = {"m": 32, "k": 4} if method == "topk" else {"m": 32, "rounds": 2, "columns": 2}
+    options = {"m": 32, **CUT[method]}
     free, wide, tight = (
         fit(method, X[:1000], threads=1, steps=20, batch_size=128, gradient_clip=clip, **options)
         for clip in (None, 1e6, 1e-12)
@@ -134,9 +147,21 @@ def in_two_processes(method, store, output, options, *more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["topk", pytest.param("icfl", marks=pytest.mark.slow)])
+SHARING = {
+    "topk": OPTION,
+    "icfl": {"m": 64, "rounds": 2, "columns": 2},
+    "relu_l1": {"m": 64},
+    "p_annealing": {"m": 64},
+    "jumprelu": {"m": 64, "k": 4},
+    "gated": {"m": 64},
+}
+
+
+@pytest.mark.parametrize(
+    "method", [name if name == "topk" else pytest.param(name, marks=pytest.mark.slow) for name in SHARING]
+)
 def test_two_processes_give_the_curve_of_one(store, tmp_path, method):
-    options = OPTION if method == "topk" else {"m": 64, "rounds": 2, "columns": 2, "steps": 120, "batch_size": 200}
+    options = {"steps": 120, "batch_size": 200, **SHARING[method]}
     done = in_two_processes(method, store, tmp_path / "two", options)
     assert done.returncode == 0, done.stderr
     one, two = fit(method, store, threads=1, **options), load(tmp_path / "two")

@@ -9,7 +9,7 @@ from planted import fvu, mixture
 from conceptome.config.run import parse
 from conceptome.dictionaries import fit, load
 from conceptome.dictionaries.encoders import ENCODERS, encode, matching_pursuit
-from conceptome.dictionaries.icfl import plan
+from conceptome.dictionaries.pursuit import plan
 from conceptome.errors import ConfigError, DataError
 from conceptome_kernels import available, reference
 

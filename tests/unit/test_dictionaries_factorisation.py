@@ -9,7 +9,7 @@ from planted import fvu, mean_maximum_cosine, mixture
 
 from conceptome.dictionaries import fit, load
 from conceptome.dictionaries.factorisation import multiply, nonnegative_codes, semi_nmf, signs
-from conceptome.dictionaries.training import random_atoms
+from conceptome.dictionaries.training import random_atoms, thread_limit
 from conceptome.errors import ConfigError, DataError
 
 X, TRUTH = mixture(n=2000, atoms=16, active=3)
@@ -164,3 +164,16 @@ def test_constant_rows_have_nothing_to_explain(name):
 def test_complaints_about_options(name, options, message):
     with pytest.raises(ConfigError, match=message):
         fit(name, X, **options)
+
+
+@pytest.mark.parametrize("name", ["snmf", "nmf"])
+def test_bytes_do_not_depend_on_the_threads_of_blas(name):
+    rows = RNG.standard_normal((3000, 160)).astype(np.float32)
+    options = {"negatives": "split"} if name == "nmf" else {}
+    seen = []
+    for threads in (1, 2):
+        dictionary = fit(name, rows, m=64, k=8, threads=threads, max_iterations=4, code_iterations=4, **options)
+        with thread_limit(threads, with_torch=False):
+            codes = dictionary.encode(rows).to_scipy()
+        seen.append([dictionary.atoms.tobytes(), codes.indices.tobytes(), codes.data.tobytes()])
+    assert seen[0] == seen[1]

@@ -9,7 +9,8 @@ from planted import fvu, mean_maximum_cosine, mixture
 
 from conceptome.config.dictionaries import OPTIONS
 from conceptome.dictionaries import fit
-from conceptome.dictionaries.icfl import near_duplicates, plan, pursue
+from conceptome.dictionaries.icfl import near_duplicates
+from conceptome.dictionaries.pursuit import plan, pursue
 from conceptome.dictionaries.rows import geometric_median
 from conceptome.dictionaries.topk import loss_and_gradients
 from conceptome.dictionaries.training import rate

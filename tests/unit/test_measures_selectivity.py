@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -137,3 +138,13 @@ def test_sparse_codes_are_active_where_they_are_not_zero():
     active, rule = activity(codes, np.ones(50, bool), 5)
     assert rule == "nonzero"
     np.testing.assert_array_equal(active.toarray(), codes.toarray() != 0)
+
+
+def test_counts_are_the_same_with_and_without_compiled_kernels(monkeypatch):
+    classes = random_classes()
+    active = sparse.csr_matrix(np.random.default_rng(5).random((600, 300)) < 0.05)
+    tables = [selectivity(active, "nonzero", classes, CONFIG)]
+    monkeypatch.setenv("CONCEPTOME_KERNELS", "torch")
+    tables.append(selectivity(active, "nonzero", classes, CONFIG))
+    for ours, theirs in zip(*tables):
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)

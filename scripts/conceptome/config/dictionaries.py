@@ -50,6 +50,7 @@ class TrainedBase(DictionaryBase):
     their size. It follows the 1/√m law of Gao et al. (2024): the rate used is learning_rate · √(reference_m / m).
     """
 
+    m: int = Field(512, gt=0, description="number of atoms")
     steps: int = Field(1000, gt=0, description="gradient steps")
     batch_size: int = Field(512, gt=0, description="rows per step")
     learning_rate: float = Field(5e-3, gt=0, description="peak rate at m = reference_m")
@@ -97,7 +98,6 @@ class TopK(AuxK):
     """TopK sparse autoencoder (Gao et al. 2024)."""
 
     method: Literal["topk"]
-    m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample")
     learning_rate: float = Field(3e-3, gt=0, description="peak rate at m = reference_m")
 
@@ -106,7 +106,6 @@ class Icfl(TrainedBase):
     """Iterative codebook feature learning (Donhauser et al. 2025)."""
 
     method: Literal["icfl"]
-    m: int = Field(512, gt=0, description="number of atoms")
     rounds: int = Field(8, gt=0, description="rounds of the pursuit")
     columns: int = Field(4, gt=0, description="atoms taken per round; L0 is at most rounds × columns")
     steps: int = Field(400, gt=0, description="gradient steps of the dictionary")
@@ -162,7 +161,6 @@ class BatchTopK(AverageL0, AuxK):
     """BatchTopK sparse autoencoder (Bussmann et al. 2024)."""
 
     method: Literal["batch_topk"]
-    m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample, on average")
     learning_rate: float = Field(3e-3, gt=0, description="peak rate at m = reference_m")
 
@@ -193,7 +191,6 @@ class ReluL1(TrainedBase):
     """ReLU sparse autoencoder with an L1 penalty on its codes (Bricken et al. 2023)."""
 
     method: Literal["relu_l1"]
-    m: int = Field(512, gt=0, description="number of atoms")
     l1_coefficient: float = Field(0.1, ge=0, description="weight λ of the penalty, for rows of unit length")
     penalty_warm_up: float = Field(0.05, ge=0, le=1, description="share of the steps over which λ rises from 0")
 
@@ -217,7 +214,6 @@ class JumpRelu(AverageL0):
     """JumpReLU sparse autoencoder with a target L0 (Rajamanoharan et al. 2024)."""
 
     method: Literal["jumprelu"]
-    m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample, on average: what the penalty aims at")
     l0_coefficient: float = Field(1.0, ge=0, description="weight λ of the penalty (L0 / k − 1)²")
     threshold: float = Field(0.05, gt=0, description="every atom's threshold at the start, for rows of unit length")
@@ -228,7 +224,6 @@ class Gated(TrainedBase):
     """Gated sparse autoencoder (Rajamanoharan et al. 2024)."""
 
     method: Literal["gated"]
-    m: int = Field(512, gt=0, description="number of atoms")
     l1_coefficient: float = Field(0.15, ge=0, description="weight λ of the gate's penalty, for rows of unit length")
 
 
@@ -236,7 +231,6 @@ class MpSae(TrainedBase):
     """Sparse autoencoder with a matching-pursuit encoder, trained end to end (Costa et al. 2025)."""
 
     method: Literal["mp_sae"]
-    m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="steps of the pursuit; L0 is at most k")
     nonnegative: bool = Field(
         True, description="steps take the largest correlation while it is positive, not the largest magnitude"
@@ -249,7 +243,6 @@ class Ksvd(TrainedBase):
     """K-SVD (Aharon et al. 2006; Rubinstein et al. 2008) on mini-batches: OMP codes, atoms fitted to their rows."""
 
     method: Literal["ksvd"]
-    m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(16, gt=0, description="active atoms per sample")
     update: Literal["sequential", "parallel"] = Field(
         "sequential", description="fit atoms one after another, or all at once (faster where m or d is large)"
@@ -276,7 +269,6 @@ class Archetypal(AuxK):
     """Relaxed archetypal TopK autoencoder: atoms are mixtures of centroids, within a bound (Fel et al. 2025)."""
 
     method: Literal["archetypal"]
-    m: int = Field(512, gt=0, description="number of atoms")
     k: int = Field(32, gt=0, description="active atoms per sample")
     candidates: int = Field(512, gt=0, description="k-means centroids that atoms are mixed from")
     candidate_rows: int = Field(50_000, gt=0, description="seeded training rows that the centroids are taken from")

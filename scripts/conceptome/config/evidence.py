@@ -9,24 +9,29 @@ from pydantic import Field
 from conceptome.config.base import Strict
 
 
-class Measures(Strict):
-    """Which measures run, and their settings."""
+class Evidence(Strict):
+    """Keys that measures and enrichments share."""
 
     bootstraps: int = Field(200, gt=0, description="bootstrap draws (by group) behind every interval")
-    permutations: int = Field(50, gt=0, description="label permutations behind the null of selectivity")
+    permutations: int = Field(50, gt=0, description="permuted labels, or shifted annotations, behind each null")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
     seed: int = Field(0, description="of bootstraps, permutations and subsamples")
-    max_rows: int = Field(
-        4_000, gt=0, description="seeded rows behind reconstruction (of the test split), projection, spectrum, recovery"
-    )
-    selectivity: list[str] = Field([], description="label columns")
-    selectivity_max_rows: int = Field(20_000, gt=0, description="seeded rows behind selectivity")
     dense_active: int = Field(
         32,
         gt=0,
         description="where every code is non-zero (PCA, ICA, neurons), an atom counts as active in its two tails, cut "
         "so that about this many atoms are active per sample",
     )
+
+
+class Measures(Evidence):
+    """Which measures run, and their settings."""
+
+    max_rows: int = Field(
+        4_000, gt=0, description="seeded rows behind reconstruction (of the test split), projection, spectrum, recovery"
+    )
+    selectivity: list[str] = Field([], description="label columns")
+    selectivity_max_rows: int = Field(20_000, gt=0, description="seeded rows behind selectivity")
     probes: list[str] = Field([], description="label columns; classes on too few groups are left out and listed")
     min_groups_per_class: int = Field(6, gt=0, description="a class on fewer groups is left out and listed")
     min_test_groups_per_class: int = Field(
@@ -46,17 +51,11 @@ class Measures(Strict):
     dense_above: float = Field(0.5, description="an atom active on more than this share of samples is dense")
 
 
-class Enrichment(Strict):
+class Enrichment(Evidence):
     """Which enrichments run, and their settings."""
 
     labels: list[str] = Field([], description="label columns: AUROC and odds ratio per atom × class, on test samples")
     min_class_samples: int = Field(10, gt=0, description="classes with fewer test samples are left out and logged")
-    dense_active: int = Field(
-        32,
-        gt=0,
-        description="for odds ratios where every code is non-zero: atoms count as active in their two tails, cut so "
-        "that about this many are active per sample",
-    )
     max_rows: int = Field(20_000, gt=0, description="seeded test samples behind the labels' table")
     gene_sets: list[str] = Field([], description="GMT sources, by name in config/sources.yaml")
     min_genes: int = Field(10, gt=0, description="smallest gene set, counted within the background")
@@ -81,10 +80,6 @@ class Enrichment(Strict):
     )
     min_proteins: int = Field(3, gt=0, description="proteins with the concept in EACH of train, validation and test")
     min_f1: float = Field(0.5, ge=0, le=1, description="pairs above this F1 on validation are kept and tested")
-    bootstraps: int = Field(200, gt=0, description="bootstrap draws (by group) behind intervals of labels and residues")
-    permutations: int = Field(50, gt=0, description="permuted labels, or shifted annotations, behind each null")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
-    seed: int = Field(0, description="of bootstraps, permutations and subsamples")
     dictionaries: list[str] | None = Field(None, description="dictionaries to enrich; null: all")
 
 

@@ -22,9 +22,17 @@ import scipy.sparse as sp
 
 from conceptome.config.dictionaries import TrainedBase
 from conceptome.dictionaries.base import Dictionary
-from conceptome.dictionaries.engine import Active, Scorer, Term, engine_of
+from conceptome.dictionaries.engine import Active, Scorer, Term, engine_of, gradients
 from conceptome.dictionaries.rows import Rows, geometric_median
-from conceptome.dictionaries.training import Adam, Progress, measure_scale, random_atoms, train
+from conceptome.dictionaries.training import (
+    Adam,
+    Progress,
+    measure_scale,
+    normalise,
+    project_gradient,
+    random_atoms,
+    train,
+)
 
 
 class Autoencoder(Dictionary):
@@ -110,15 +118,33 @@ class AutoencoderTrainer(ABC):
             raise FloatingPointError("a parameter is not finite")
         centred = x - self.parameters["bias"]
         loss = self.loss(x, centred, dead, number)
+        inputs = centred if loss.inputs is None else loss.inputs
+        # One pass where nobody needs the gradients.
+        explicit = self.optimiser.clip is not None or self.optimiser.group.size > 1
+        (self._explicit if explicit else self._fused)(loss, inputs)
+        fired = np.bincount(loss.main.active.indices, minlength=self.m)
+        return loss.squared / (len(x) * self.variance), fired
+
+    def _fused(self, loss: Loss, inputs: np.ndarray) -> None:
+        """Move all parameters, without forming the gradients in atoms and encoder."""
         step = self.optimiser.advance()
         others = dict(loss.others)
-        inputs = centred if loss.inputs is None else loss.inputs
         through = self.engine.update(loss.main, loss.aux, inputs, step, others.pop("encoder_bias", None))
         others["bias"] = (through + loss.in_bias).astype(np.float32)
         for name, gradient in others.items():
             self.optimiser.move(name, gradient, *step)
-        fired = np.bincount(loss.main.active.indices, minlength=self.m)
-        return loss.squared / (len(x) * self.variance), fired
+
+    def _explicit(self, loss: Loss, inputs: np.ndarray) -> None:
+        """Move all parameters by gradients that can be cut, and averaged over processes."""
+        atoms, encoder = self.parameters["atoms"], self.parameters["encoder"]
+        in_atoms, in_encoder, in_encoder_bias = gradients(loss.main, loss.aux, inputs, self.m)
+        project_gradient(atoms, in_atoms)
+        # Not a BLAS product, whose last digits depend on the number of threads.
+        in_bias = loss.in_bias - np.einsum("m,md->d", in_encoder_bias, encoder)
+        own = {"atoms": in_atoms, "encoder": in_encoder, "encoder_bias": in_encoder_bias}
+        self.optimiser.step({**own, "bias": in_bias.astype(np.float32), **loss.others})
+        normalise(atoms)
+        self.engine.repack()
 
     def reconstruction(self, x: np.ndarray, active: Active) -> tuple[Term, float]:
         """Σ‖x̂ − x‖² / Σ‖x − mean‖² of codes: the term, whose gradient is that in the codes; and Σ‖x̂ − x‖²."""

@@ -7,7 +7,7 @@ With r = x − b and unit rows D_j of the dictionary:
   added to its code, and r loses the projection. An atom may be taken again.
 - `omp`: orthogonal matching pursuit (Pati et al. 1993). As mp, but after each choice the codes of all atoms taken are
   the least squares of x − b on them. No atom is taken twice, nor one that depends on those taken.
-- `icfl`: rounds of several atoms (Donhauser et al. 2025), see `conceptome.dictionaries.icfl`.
+- `icfl`: rounds of several atoms (Donhauser et al. 2025), see `conceptome.dictionaries.pursuit`.
 
 How much of a dictionary's merit is its encoder's is measured by exchanging one and keeping the other.
 """
@@ -95,12 +95,12 @@ def _encoder(
     if encoder == "topk":
         projection = Projection(atoms, bias)
         return lambda X: projection.encode(X, k)
-    from conceptome.dictionaries.icfl import gram_of, plan, pursue_rows
+    from conceptome.dictionaries.pursuit import gram_of, plan, pursue_rows
 
-    # The Gram matrix costs m products of a row with all atoms, and saves one product in each of n·k steps.
-    gram = gram_of(atoms) if n * k >= len(atoms) else None
+    rounds = plan(k, columns if encoder == "icfl" else 1)
+    gram = gram_of(atoms, n, len(rounds))
     if encoder == "icfl":
-        return lambda X: pursue_rows(X - bias, atoms, plan(k, columns), gram).csr
+        return lambda X: pursue_rows(X - bias, atoms, rounds, gram).csr
     pursuit = matching_pursuit if encoder == "mp" else orthogonal_matching_pursuit
     return lambda X: pursuit(X - bias, atoms, k, gram=gram)
 
@@ -140,7 +140,7 @@ def matching_pursuit(
     nonnegative
         Take the largest correlation while it is positive, instead of the largest magnitude.
     gram
-        `gram_of(atoms)`, or None: correlations are then taken anew in every step.
+        `gram_of` the atoms, or None: correlations are then taken anew in every step.
 
     Raises
     ------

@@ -93,6 +93,26 @@ class Term:
         return self.scale * self.error.sum(axis=0, dtype=np.float64)
 
 
+def gradients(main: Term, aux: Term | None, inputs: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of the terms in atoms (m, d), encoder (m, d) and encoder_bias (m,), formed and added up: float32.
+
+    Parameters
+    ----------
+    inputs
+        As in `Engine.update`.
+    """
+    in_atoms, in_encoder = np.zeros((2, m, inputs.shape[1]), dtype=np.float32)
+    in_encoder_bias = np.zeros(m, dtype=np.float32)
+    for term in (main, aux):
+        if term is None:
+            continue
+        if term.scale:
+            in_atoms += (term.active.csr(m).T @ term.error) * np.float32(term.scale)
+        in_encoder += term.active.with_values(term.gradient).csr(m).T @ inputs
+        in_encoder_bias += term.active.sums(m, term.gradient)
+    return in_atoms, in_encoder, in_encoder_bias
+
+
 class Engine(Protocol):
     """The operations; every array is float32."""
 
@@ -201,19 +221,8 @@ class TorchEngine:
         in_encoder_bias: np.ndarray | None,
     ) -> np.ndarray:
         """See `Engine`."""
-        import torch
-
         atoms, encoder = self.parameters["atoms"], self.parameters["encoder"]
-        in_atoms, in_encoder = np.zeros_like(atoms), np.zeros_like(encoder)
-        sums = np.zeros(len(atoms), dtype=np.float32)
-        for term in (main, aux):
-            if term is None or not len(term.active.values):
-                continue
-            codes = Batch(term.active.csr(len(atoms)))
-            if term.scale:
-                in_atoms += codes.atom_gradient(torch.from_numpy(term.error)).numpy() * np.float32(term.scale)
-            in_encoder += codes.atom_gradient(torch.from_numpy(inputs), torch.from_numpy(term.gradient)).numpy()
-            sums += term.active.sums(len(atoms), term.gradient)
+        in_atoms, in_encoder, sums = gradients(main, aux, inputs, len(atoms))
         in_bias = -(sums @ encoder)
         project_gradient(atoms, in_atoms)
         self.optimiser.move("atoms", in_atoms, *step)

@@ -1,7 +1,7 @@
 """Factorisations X ≈ Z·D with codes Z ≥ 0: semi-NMF, whose atoms have either sign, and NMF.
 
 Both read new rows by the codes' own update with the atoms fixed, cut to the k largest and updated again on those. Their
-products over all rows are BLAS', so that bytes follow the number of threads.
+products over all rows are BLAS', whose last digits follow the number of threads: they run on one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from conceptome.dictionaries.kmeans import centroids
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.selection import largest
 from conceptome.dictionaries.sparse import compact
+from conceptome.dictionaries.training import thread_limit
 from conceptome.dictionaries.updates import GATHERED
 from conceptome.errors import DataError
 
@@ -74,6 +75,7 @@ def multiply(Z: np.ndarray, products: Signs, gram: Signs) -> np.ndarray:
     return Z * np.sqrt(above / (below + TINY))
 
 
+@thread_limit(1, with_torch=False)
 def nonnegative_codes(X: np.ndarray, atoms: np.ndarray, k: int, iterations: int) -> sp.csr_matrix:
     """Codes Z ≥ 0 of centred rows over fixed atoms, at most k in a row: CSR (n, m).
 
@@ -161,6 +163,7 @@ def _seen(rows: Rows, limit: int, seed: int, method: str) -> np.ndarray:
     return X
 
 
+@thread_limit(1, with_torch=False)
 def fit_snmf(rows: Rows, options: SnmfDictionary, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Semi-NMF of at most max_rows seeded training rows about their mean (Shafran et al. 2025; Ding et al. 2010).
 
@@ -190,6 +193,7 @@ def fit_snmf(rows: Rows, options: SnmfDictionary, seed: int) -> tuple[dict[str, 
     return {"atoms": atoms[used], "bias": mean}, training
 
 
+@thread_limit(1, with_torch=False)
 def fit_nmf(rows: Rows, options: NmfDictionary, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """NMF (Lee and Seung 1999) of at most max_rows seeded training rows, by scikit-learn's coordinate descent.
 

@@ -48,6 +48,7 @@ class GatedTrainer(AutoencoderTrainer):
     """The step of the gated autoencoder."""
 
     options: Options
+    shares = True
     lengths = ("bias", "encoder_bias", "magnitude_bias")
 
     def further_parameters(self) -> dict[str, np.ndarray]:

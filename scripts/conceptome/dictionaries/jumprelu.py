@@ -41,6 +41,7 @@ class JumpReluTrainer(AutoencoderTrainer):
     """The step of JumpReLU."""
 
     options: Options
+    shares = True
 
     def further_parameters(self) -> dict[str, np.ndarray]:
         """The thresholds' logarithms."""
@@ -58,7 +59,8 @@ class JumpReluTrainer(AutoencoderTrainer):
         in_code = self.engine.code_gradient(main.error, near, main.scale)
         # The two estimators, times θ for the gradient in log θ.
         theta = threshold[near.indices]
-        by_place = in_code * theta + self.penalty_slope(len(active.values) / len(x)) / len(x)
+        l0 = float(self.optimiser.group.mean(np.float64(len(active.values) / len(x))))
+        by_place = in_code * theta + self.penalty_slope(l0) / len(x)
         in_log = near.sums(self.m, -theta / width * by_place)
         return Loss(main, None, squared, main.in_bias, {"log_threshold": in_log})
 

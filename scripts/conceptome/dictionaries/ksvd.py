@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from conceptome.dictionaries.encoders import orthogonal_matching_pursuit
-from conceptome.dictionaries.icfl import PursuitDictionary, gram_of
+from conceptome.dictionaries.pursuit import PursuitDictionary, gram_of
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.training import SAMPLE, SAMPLE_ROWS, Progress, measure_scale, random_atoms, train
 from conceptome.dictionaries.updates import Restarts, orient, worst_explained
@@ -36,8 +36,7 @@ class Ksvd(PursuitDictionary):
     method = "ksvd"
 
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
-        gram = self.gram() if len(X) * k >= self.m else None
-        return orthogonal_matching_pursuit(X - self.bias, self.atoms, k, gram=gram)
+        return orthogonal_matching_pursuit(X - self.bias, self.atoms, k, gram=self.gram(k))
 
 
 class Shares:
@@ -106,8 +105,8 @@ class Trainer(Restarts):
 
     def step(self, x: np.ndarray, dead: np.ndarray, number: int) -> tuple[float, np.ndarray]:
         """As `training.Trainer` says."""
-        centred, share = x - self.bias, self.optimiser.learning_rate
-        codes = orthogonal_matching_pursuit(centred, self.atoms, self.options.k, gram=gram_of(self.atoms))
+        centred, share, k = x - self.bias, self.optimiser.learning_rate, self.options.k
+        codes = orthogonal_matching_pursuit(centred, self.atoms, k, gram=gram_of(self.atoms, len(x), k))
         residual = centred - codes @ self.atoms
         unexplained = float(np.square(residual, dtype=np.float64).sum()) / (len(x) * self.variance)
         fired = np.bincount(codes.indices, minlength=self.m) > 0
@@ -132,5 +131,5 @@ def fit(
     training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     bias = scale.centre.astype(np.float32)
     X = sample(rows, SAMPLE_ROWS, np.random.default_rng([seed, SAMPLE])) - bias
-    orient(atoms, orthogonal_matching_pursuit(X, atoms, options.k, gram=gram_of(atoms)))
+    orient(atoms, orthogonal_matching_pursuit(X, atoms, options.k, gram=gram_of(atoms, len(X), options.k)))
     return {"atoms": atoms, "bias": bias}, {**training, "restarts": trainer.restarts}

@@ -31,8 +31,11 @@ class _Linear(Dictionary):
 
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
         values = (X - self.bias) @ self.parameters.get("encoder", self.atoms).T
-        columns = largest(np.abs(values), k)
-        picked = np.take_along_axis(values, columns, axis=1)
+        if k == self.m:
+            columns, picked = np.tile(np.arange(k, dtype=np.int32), (len(X), 1)), values
+        else:
+            columns = largest(np.abs(values), k)
+            picked = np.take_along_axis(values, columns, axis=1)
         indptr = np.arange(0, columns.size + 1, columns.shape[1])
         return sp.csr_matrix((picked.ravel(), columns.ravel(), indptr), shape=values.shape)
 

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from conceptome.dictionaries.encoders import DONE, matching_pursuit
-from conceptome.dictionaries.icfl import PursuitDictionary, gram_of
+from conceptome.dictionaries.pursuit import PursuitDictionary, gram_of
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.dictionaries.training import (
     SAMPLE,
@@ -49,9 +49,8 @@ class MpSae(PursuitDictionary):
     method = "mp_sae"
 
     def _encode(self, X: np.ndarray, k: int) -> sp.csr_matrix:
-        gram = self.gram() if len(X) * k >= self.m else None
         nonnegative = self.card["options"]["nonnegative"]
-        return matching_pursuit(X - self.bias, self.atoms, k, nonnegative=nonnegative, gram=gram)
+        return matching_pursuit(X - self.bias, self.atoms, k, nonnegative=nonnegative, gram=self.gram(k))
 
 
 class Unrolled(NamedTuple):
@@ -154,7 +153,8 @@ class Trainer(Restarts):
         """As `training.Trainer` says."""
         options, atoms, bias = self.options, self.parameters["atoms"], self.parameters["bias"]
         centred = x - bias
-        codes = matching_pursuit(centred, atoms, options.k, nonnegative=options.nonnegative, gram=gram_of(atoms))
+        gram = gram_of(atoms, len(x), options.k)
+        codes = matching_pursuit(centred, atoms, options.k, nonnegative=options.nonnegative, gram=gram)
         size = len(x) * self.variance
         through = unrolled(centred, codes, atoms, options.k, scale=1 / size, nonnegative=options.nonnegative)
         project_gradient(atoms, through.in_atoms)
@@ -187,5 +187,5 @@ def fit(
     bias = trainer.parameters["bias"] * np.float32(scale.deviation)
     if not options.nonnegative:
         X = sample(rows, SAMPLE_ROWS, np.random.default_rng([seed, SAMPLE])) - bias
-        orient(atoms, matching_pursuit(X, atoms, options.k, gram=gram_of(atoms)))
+        orient(atoms, matching_pursuit(X, atoms, options.k, gram=gram_of(atoms, len(X), options.k)))
     return {"atoms": atoms, "bias": bias}, {**training, "restarts": trainer.restarts}

@@ -46,6 +46,7 @@ class ReluL1Trainer(AutoencoderTrainer):
     """The step of relu_l1."""
 
     options: Options
+    shares = True
 
     def loss(self, x: np.ndarray, centred: np.ndarray, dead: np.ndarray, number: int) -> Loss:
         """See `AutoencoderTrainer.loss`."""
@@ -78,8 +79,10 @@ class PAnnealingTrainer(ReluL1Trainer):
         values = values / np.float32(self.unit) + np.float32(FLOOR)
         p = self.options.exponent(number)
         if p != self.p:
-            if len(values):
-                self.coefficient *= float((values**self.p).sum(dtype=np.float64) / (values**p).sum(dtype=np.float64))
+            sums = np.array([(values**each).sum(dtype=np.float64) for each in (self.p, p)])
+            before, after = self.optimiser.group.mean(sums)
+            if after:
+                self.coefficient *= float(before / after)
             self.p = p
         return self.coefficient * self.warm_up(number) * p * values ** (p - 1) / (size * self.unit)
 

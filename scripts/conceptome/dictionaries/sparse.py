@@ -62,11 +62,6 @@ class Batch:
 
     csr: sp.csr_matrix
 
-    @classmethod
-    def of_positive(cls, scores: torch.Tensor, k: int) -> Batch:
-        """Keep the k largest scores of each row, and of those the positive ones: TopK followed by ReLU."""
-        return cls(largest_positive(scores.numpy(), min(k, scores.shape[1])))
-
     @cached_property
     def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return _as_tensors(self.csr)

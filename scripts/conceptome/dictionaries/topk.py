@@ -19,10 +19,9 @@ import scipy.sparse as sp
 
 import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
-from conceptome.dictionaries.checkpoint import Checkpoint
 from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, geometric_median
-from conceptome.dictionaries.sparse import Batch, Packed, compact
+from conceptome.dictionaries.sparse import Batch, Packed, compact, largest_positive
 from conceptome.dictionaries.training import (
     Adam,
     Progress,
@@ -45,6 +44,10 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
 
 
+# Rows whose scores are formed at once on torch: they stay in the cache while the largest are chosen.
+BLOCK_ROWS = 512
+
+
 class TopK(Dictionary):
     """A TopK sparse autoencoder; parameters atoms (m, d), encoder (m, d), encoder_bias (m,), bias (d,)."""
 
@@ -61,14 +64,30 @@ class TopK(Dictionary):
 
         with torch.inference_mode():
             own = {name: torch.from_numpy(value) for name, value in self.parameters.items()}
-            return Batch.of_positive(scores(own, torch.from_numpy(X)), k).csr
+            return encode(own, torch.from_numpy(X), k).csr
 
 
-def scores(parameters: Tensors, x: torch.Tensor) -> torch.Tensor:
-    """Scores of all atoms before selection: (x − b)·Wᵀ + c, (B, m). The one dense product of a step."""
+def encode(parameters: Tensors, x: torch.Tensor, k: int) -> Batch:
+    """ReLU(TopK_k((x − b)·Wᵀ + c)) on torch: the one dense product of a step, never formed for all rows at once.
+
+    Parameters
+    ----------
+    parameters
+        encoder (m, d), encoder_bias (m,), bias (d,).
+    x
+        (B, d) rows.
+    k
+        All positive scores where there are fewer atoms.
+    """
     import torch
 
-    return torch.addmm(parameters["encoder_bias"], x - parameters["bias"], parameters["encoder"].T)
+    encoder, encoder_bias = parameters["encoder"], parameters["encoder_bias"]
+    dense = torch.empty(min(len(x), BLOCK_ROWS), len(encoder))
+    blocks = []
+    for rows in (x - parameters["bias"]).split(BLOCK_ROWS):
+        scores = torch.addmm(encoder_bias, rows, encoder.T, out=dense[: len(rows)])
+        blocks.append(largest_positive(scores.numpy(), min(k, len(encoder))))
+    return Batch(sp.vstack(blocks, format="csr"))
 
 
 @dataclass(frozen=True)
@@ -124,8 +143,7 @@ def loss_and_gradients(
 
     atoms, encoder, bias = parameters["atoms"], parameters["encoder"], parameters["bias"]
     size = len(x)
-    dense = scores(parameters, x)
-    codes = Batch.of_positive(dense, k)
+    codes = encode(parameters, x, k)
     residual = x - bias - codes.decode(atoms)
     squared = float(residual.square().sum())
     error = residual * (-2 / (size * variance))
@@ -134,7 +152,9 @@ def loss_and_gradients(
     shared = squared if group is None else float(group.mean(np.float64(squared)))
     if aux_coefficient > 0 and dead is not None and dead.any() and shared > 0:
         columns = torch.from_numpy(np.flatnonzero(dead))
-        revived = Batch.of_positive(dense[:, columns].contiguous(), k_aux)
+        revived = encode(
+            {"encoder": encoder[columns], "encoder_bias": parameters["encoder_bias"][columns], "bias": bias}, x, k_aux
+        )
         # The residual is the target and carries no gradient of its own.
         aux_error = (revived.decode(atoms[columns]) - residual) * (2 * aux_coefficient / shared)
         aux = _backward(revived, aux_error, x, atoms[columns], encoder[columns], bias)
@@ -305,8 +325,8 @@ def fit(
     options: Options,
     seed: int,
     progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
     device: str = "cpu",
+    **loop: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
     scale = measure_scale(rows, seed, geometric_median)
@@ -321,9 +341,7 @@ def fit(
         options,
         device,
     )
-    training = train(
-        trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, checkpoint=checkpoint
-    )
+    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     if device != "cpu":
         training["device"] = device
     # A GPU's parameters come back only when asked for.

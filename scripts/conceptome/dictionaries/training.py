@@ -27,6 +27,7 @@ LOG_EVERY = 50
 # Streams of one seed that must not share random numbers (2: the order); not 0, since numpy seeds [s, 0] and s alike.
 ATOMS, SAMPLE = 1, 3
 SAMPLE_ROWS = 8192
+CACHED = 2**15  # values of an array that are worked on at once: 128 KiB of float32
 
 Progress = Callable[[int, int], None]
 
@@ -92,12 +93,20 @@ def measure_scale(rows: Rows, seed: int, centre: Callable[[np.ndarray], np.ndarr
 
 def project_gradient(atoms: np.ndarray, gradient: np.ndarray) -> None:
     """Remove, in place, the part of each atom's gradient that only changes its length (Gao et al. 2024)."""
-    gradient -= np.einsum("md,md->m", gradient, atoms)[:, None] * atoms
+    for part in _cached(atoms):
+        gradient[part] -= np.einsum("md,md->m", gradient[part], atoms[part])[:, None] * atoms[part]
 
 
 def normalise(atoms: np.ndarray) -> None:
     """Give every atom (m, d) unit length, in place."""
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    for part in _cached(atoms):
+        atoms[part] /= np.linalg.norm(atoms[part], axis=1, keepdims=True)
+
+
+def _cached(array: np.ndarray) -> Iterator[slice]:
+    """Give runs of rows whose intermediate results stay in the cache: fresh memory costs more than the arithmetic."""
+    size = max(1, CACHED * len(array) // max(1, array.size))
+    return (slice(at, at + size) for at in range(0, len(array), size))
 
 
 class Adam:
@@ -154,14 +163,15 @@ class Adam:
     def move(self, name: str, gradient: np.ndarray, size: float, root: float) -> None:
         """Move one parameter: value −= size · first / (√second / root + epsilon)."""
         beta1, beta2 = self.betas
-        value, (first, second) = self.parameters[name], self.moments[name]
-        first += (1.0 - beta1) * (gradient - first)
-        second *= beta2
-        second += (1.0 - beta2) * np.square(gradient)
-        denominator = np.sqrt(second)
-        denominator /= root
-        denominator += self.epsilon
-        value -= size * first / denominator
+        for part in _cached(gradient):
+            value, (first, second) = self.parameters[name][part], (moment[part] for moment in self.moments[name])
+            first += (1.0 - beta1) * (gradient[part] - first)
+            second *= beta2
+            second += (1.0 - beta2) * np.square(gradient[part])
+            denominator = np.sqrt(second)
+            denominator /= root
+            denominator += self.epsilon
+            value -= size * first / denominator
 
     def step(self, gradients: dict[str, np.ndarray]) -> None:
         """Move every parameter by its gradient, averaged over the group and cut to length."""

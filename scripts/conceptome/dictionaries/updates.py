@@ -6,7 +6,9 @@ import numpy as np
 import scipy.sparse as sp
 
 import conceptome_kernels
+from conceptome.dictionaries.engine import Active, Term, gradients
 from conceptome.dictionaries.sparse import compact, largest_positive
+from conceptome_kernels.sparse import code_gradient_csr
 from conceptome_kernels.topk import encode_topk
 
 GATHERED = 2**22  # float32 values that a gather of atoms may hold: 16 MiB
@@ -62,20 +64,21 @@ def largest_scores(
     return largest_positive((x - bias) @ encoder.T + encoder_bias, k)
 
 
-def code_gradient(codes: sp.csr_matrix, error: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """⟨e_i, D_j⟩ at the active places (i, j) of the codes only: float32 (nnz,).
+def code_gradient(active: Active, error: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """⟨e_i, D_j⟩ at the active places (i, j) only: float32 (nnz,).
 
     Parameters
     ----------
-    codes, error, atoms
-        (B, m); gradient of the loss in z·D, (B, d); (m, d).
+    error, atoms
+        Gradient of the loss in z·D, float32 (B, d); float32 (m, d).
     """
-    rows = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))
-    values = np.empty(codes.nnz, dtype=np.float32)
+    if conceptome_kernels.available():
+        return code_gradient_csr(error, active.indptr, active.indices, np.ones_like(active.values), atoms)
+    rows, values = active.rows, np.empty(len(active.values), dtype=np.float32)
     size = max(1, GATHERED // atoms.shape[1])
-    for at in range(0, codes.nnz, size):
+    for at in range(0, len(values), size):
         part = slice(at, at + size)
-        np.einsum("pd,pd->p", error[rows[part]], atoms[codes.indices[part]], out=values[part])
+        np.einsum("pd,pd->p", error[rows[part]], atoms[active.indices[part]], out=values[part])
     return values
 
 
@@ -100,6 +103,5 @@ def backward(
     in_atoms, in_encoder, in_encoder_bias
         float32 (m, d), (m, d), (m,).
     """
-    in_scores = sp.csr_matrix((code_gradient(codes, error, atoms), codes.indices, codes.indptr), shape=codes.shape)
-    sums = np.bincount(codes.indices, weights=in_scores.data, minlength=codes.shape[1]).astype(np.float32)
-    return codes.T.tocsr() @ error, in_scores.T.tocsr() @ inputs, sums
+    active = Active.of_csr(codes)
+    return gradients(Term(active, code_gradient(active, error, atoms), error, 1.0), None, inputs, len(atoms))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptome.errors import DataError
-from conceptome.measures.rows import choose_rows, seeded
+from conceptome.measures.rows import choose_rows, class_name, described_label, seeded
 from conceptome.statistics import (
     RankedCodes,
     benjamini_hochberg,
@@ -77,14 +76,7 @@ def choose(obs: pd.DataFrame, card: Mapping[str, Any], config: Enrichment) -> li
 
     chosen = []
     for name in config.labels:
-        described = card.get("labels", {}).get(name)
-        if described is None or name not in obs:
-            known = ", ".join(sorted(card.get("labels", {}))) or "none"
-            raise DataError(f"label '{name}' is not in the data set (labels: {known}); declare it under dataset.labels")
-        if described.get("kind") == "numeric":
-            raise DataError(
-                f"label '{name}' is numeric, but enrichment needs classes: take it out of enrichment.labels"
-            )
+        described = described_label(obs, card, name)
         test = (obs["split"] == "test").to_numpy() & obs[name].notna().to_numpy()
         rows = choose_rows(test, config.max_rows, seeded(config.seed, "labels", name))
         values = obs[name].iloc[rows]
@@ -104,7 +96,7 @@ def choose(obs: pd.DataFrame, card: Mapping[str, Any], config: Enrichment) -> li
                     rows=rows,
                     groups=obs["group"].astype(str).to_numpy()[rows],
                     y=number[codes],
-                    names=[f"{found[i]:g}" if isinstance(found[i], float) else str(found[i]) for i in kept],
+                    names=[class_name(found[i]) for i in kept],
                 )
             )
     return chosen

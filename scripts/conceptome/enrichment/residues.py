@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -233,14 +232,16 @@ class Scale:
         from scipy import sparse
 
         values = codes.tocsc()
-        lengths = np.diff(values.indptr)[self.atom]
-        # Positions of the atoms' stored values, atom after atom.
-        offset = np.cumsum(lengths) - lengths
-        at = np.arange(lengths.sum()) + np.repeat(values.indptr[self.atom] - offset, lengths)
-        data = values.data[at] * np.repeat((self.sign / self.top).astype(np.float32), lengths)
-        keep = data > 0
-        indptr = np.concatenate([[0], np.cumsum(keep)])[np.concatenate([offset, [len(at)]])]
-        return sparse.csc_matrix((data[keep], values.indices[at[keep]], indptr), shape=(codes.shape[0], len(lengths)))
+        parts = []
+        for sign in (1, -1):
+            own = self.sign == sign
+            # Slicing copies: where all atoms stay, as in dense codes, it would only cost memory.
+            chosen = values if own.sum() == values.shape[1] else values[:, self.atom[own]]
+            keep = chosen.data > 0 if sign > 0 else chosen.data < 0
+            indptr = np.concatenate([[0], np.cumsum(keep)])[chosen.indptr]
+            data = chosen.data[keep] * np.repeat((sign / self.top[own]).astype(np.float32), np.diff(indptr))
+            parts.append(sparse.csc_matrix((data, chosen.indices[keep], indptr), shape=(codes.shape[0], own.sum())))
+        return sparse.hstack(parts, format="csc")
 
 
 def above(values: sparse.csc_matrix, threshold: float) -> sparse.csc_matrix:
@@ -330,28 +331,35 @@ def shift_p(on: np.ndarray, annotated: np.ndarray, starts: np.ndarray) -> float:
     float
         P(total ≥ observed), the observed arrangement being one of the shifts.
     """
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    both = np.flatnonzero(np.logical_or.reduceat(on, starts[:-1]) & np.logical_or.reduceat(annotated, starts[:-1]))
+    if not len(both):
+        return 1.0
+    lengths = np.diff(starts)[both]
+    place = np.arange(lengths.max())
+    inside = place < lengths[:, None]
+    at = np.where(inside, starts[both][:, None] + place, 0)
+    # Filled up with zeros, all proteins are transformed at once; what then runs over the end is laid over the start.
+    n = next_fast_len(2 * len(place), real=True)
+    straight = irfft(rfft(inside & on[at], n) * rfft(inside & annotated[at], n).conj(), n)
+    around = np.take_along_axis(straight, (place - lengths[:, None]) % n, axis=1)
+    hits = np.rint(straight[:, : len(place)] + around).astype(np.int64)
     distribution = np.ones(1)
-    observed = 0
-    for begin, end in pairwise(starts):
-        a, b = on[begin:end], annotated[begin:end]
-        if not a.any() or not b.any():
-            continue
-        length = end - begin
-        hits = np.rint(np.fft.irfft(np.fft.rfft(a) * np.conj(np.fft.rfft(b)), length)).astype(np.int64)
-        observed += int(hits[0])
-        distribution = np.convolve(distribution, np.bincount(hits) / length)
-    return float(min(distribution[observed:].sum(), 1.0))
+    for of_protein, length in zip(hits, lengths):
+        distribution = np.convolve(distribution, np.bincount(of_protein[:length]) / length)
+    return float(min(distribution[hits[:, 0].sum() :].sum(), 1.0))
 
 
 def shifted(starts: np.ndarray, n: int, seed: list[int]) -> np.ndarray:
-    """Draw circular shifts: (n_draws, n_residues) int64, where each residue takes its value from."""
+    """Draw circular shifts within proteins: (n_draws, n_residues) int64, where each residue goes to."""
     rng = np.random.default_rng(seed)
     lengths = np.diff(starts)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     within = np.arange(starts[-1]) - starts[owner]
     # From 1 on: a shift of nothing is the observation itself, not its null.
     offsets = np.stack([rng.integers(np.minimum(1, lengths - 1), lengths) for _ in range(n)])
-    return starts[owner] + (within + offsets[:, owner]) % lengths[owner]
+    return starts[owner] + (within - offsets[:, owner]) % lengths[owner]
 
 
 def enrich_residues(codes: sparse.csr_matrix, concepts: Concepts, config: Enrichment) -> pd.DataFrame:
@@ -379,6 +387,7 @@ def enrich_residues(codes: sparse.csr_matrix, concepts: Concepts, config: Enrich
     Simon and Zou, InterPLM (2024). There the threshold is chosen again on the test set; here it is not.
     """
     import pandas as pd
+    from scipy import sparse
 
     validation, test = concepts.parts["validation"], concepts.parts["test"]
     scale = Scale.of(codes[concepts.parts["train"].rows])
@@ -402,29 +411,33 @@ def enrich_residues(codes: sparse.csr_matrix, concepts: Concepts, config: Enrich
     n_domains = np.zeros((len(every), n_proteins))
     np.add.at(n_domains, (test.concept, test.protein), 1.0)
     bounds = np.searchsorted(test.concept, np.arange(len(every) + 1))
-    domains = [test.domains[:, bounds[c] : bounds[c + 1]].T.tocsr().astype(np.float32) for c in every]
-    sources = shifted(test.starts, config.permutations, seeded(config.seed, "residues", "null"))
+    domains = [test.domains[:, bounds[c] : bounds[c + 1]].astype(np.float32) for c in every]
+    targets = shifted(test.starts, config.permutations, seeded(config.seed, "residues", "null"))
     counts = np.zeros((3, len(column), n_proteins))  # true, on, hits per protein
     p = np.empty(len(column))
     null = np.empty((len(column), config.permutations))
-    last, patterns = None, None
+    last, on, places = None, None, None
     for i in np.lexsort((concept, threshold, column)):
         c = concept[i]
         if last != (column[i], threshold[i]):
             last = (column[i], threshold[i])
             inside = slice(values.indptr[column[i]], values.indptr[column[i] + 1])
+            places = values.indices[inside][values.data[inside] > threshold[i]]
             on = np.zeros(values.shape[0], dtype=bool)
-            on[values.indices[inside][values.data[inside] > threshold[i]]] = True
-            patterns = on[sources].T.astype(np.float32)
+            on[places] = True
         annotated = np.zeros(len(on), dtype=bool)
         annotated[residues.indices[residues.indptr[c] : residues.indptr[c + 1]]] = True
-        hit = domains[c] @ on.astype(np.float32) > 0
-        counts[0, i] = np.bincount(owner[on & annotated], minlength=n_proteins)
-        counts[1, i] = np.bincount(owner[on], minlength=n_proteins)
-        counts[2, i] = np.bincount(test.protein[bounds[c] : bounds[c + 1]][hit], minlength=n_proteins)
+        counts[0, i] = np.bincount(owner[places[annotated[places]]], minlength=n_proteins)
+        counts[1, i] = np.bincount(owner[places], minlength=n_proteins)
+        hit = np.unique(domains[c][places].indices)
+        counts[2, i] = np.bincount(test.protein[bounds[c] + hit], minlength=n_proteins)
         p[i] = shift_p(on, annotated, test.starts)
+        # Shifts stay within proteins: in those without the concept nothing is met.
+        moved = targets[:, places[n_domains[c][owner[places]] > 0]]
+        ends = np.arange(len(moved) + 1) * moved.shape[1]
+        met = sparse.csr_matrix((np.ones(moved.size, np.float32), moved.ravel(), ends), shape=(len(moved), len(on)))
         _, _, null[i] = f1_score(
-            patterns[annotated].sum(axis=0), on.sum(), (domains[c] @ patterns > 0).sum(axis=0), n_domains[c].sum()
+            annotated[moved].sum(axis=1), len(places), np.diff((met @ domains[c]).indptr), n_domains[c].sum()
         )
 
     precision, recall, measured = f1_score(*counts.sum(axis=2), n_domains[concept].sum(axis=1))

@@ -73,9 +73,29 @@ def _natural(value: Any) -> tuple:
         return (1, 0.0, str(value))
 
 
-def _name(value: Any) -> str:
+def class_name(value: Any) -> str:
     """Class name to show: 24 rather than 24.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def described_label(obs: pd.DataFrame, card: Mapping[str, Any], label: str) -> Mapping[str, Any]:
+    """What the data set's card says of a label that is to have classes: kind, role, title.
+
+    Raises
+    ------
+    DataError
+        The column is missing or numeric.
+    """
+    described = card.get("labels", {}).get(label)
+    if described is None or label not in obs:
+        known = ", ".join(sorted(card.get("labels", {}))) or "none"
+        raise DataError(f"label '{label}' is not in the data set (labels: {known}); declare it under dataset.labels")
+    if described.get("kind") == "numeric":
+        raise DataError(
+            f"label '{label}' is numeric, but selectivity, probes and enrichment need classes: declare it categorical "
+            "or ordinal, or take it out of measures and enrichment"
+        )
+    return described
 
 
 def _groups(count: int) -> str:
@@ -114,14 +134,7 @@ def choose_classes(
     """
     import pandas as pd
 
-    described = card.get("labels", {}).get(label)
-    if described is None or label not in obs:
-        known = ", ".join(sorted(card.get("labels", {}))) or "none"
-        raise DataError(f"label '{label}' is not in the data set (labels: {known}); declare it under dataset.labels")
-    if described.get("kind") == "numeric":
-        raise DataError(
-            f"label '{label}' is numeric, but selectivity and probes need classes: declare it categorical or ordinal"
-        )
+    described = described_label(obs, card, label)
     values = obs[label]
     present = values.notna().to_numpy()
     rows = choose_rows(present, max_rows, seed)
@@ -135,7 +148,7 @@ def choose_classes(
     per_split = places.groupby(["class", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
     excluded, kept = [], []
     for position in order:
-        name, count = _name(found[position]), n_groups[position]
+        name, count = class_name(found[position]), n_groups[position]
         found_in = dict(per_split.loc[position]) if position in per_split.index else dict.fromkeys(SPLITS, 0)
         absent = [part for part in SPLITS if not found_in[part]]
         if count < min_groups:
@@ -154,7 +167,7 @@ def choose_classes(
         role=described.get("role", "biological"),
         rows=rows,
         y=number[codes[rows]],
-        names=[_name(found[position]) for position in kept],
+        names=[class_name(found[position]) for position in kept],
         groups=groups[rows],
         split=split[rows],
         excluded=excluded,

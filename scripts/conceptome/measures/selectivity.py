@@ -8,6 +8,7 @@ import numpy as np
 
 from conceptome.measures.rows import Classes, seeded
 from conceptome.statistics import bootstrap_groups, group_codes, interval, permutations
+from conceptome_kernels import available
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from conceptome.config.evidence import Measures
 
-# Atoms are taken in blocks so that a block of 0/1 activity of 20,000 samples stays near 20 MB.
+# Atoms are taken in blocks so that the counts of one under all permutations and draws stay small.
 _BLOCK = 256
 
 
@@ -79,18 +80,31 @@ def _summation(rows: np.ndarray, n_rows: int) -> sparse.csr_matrix:
 
 
 class _Labellings:
-    """Counts active samples per class under many labellings at once."""
+    """Counts active samples per class under many labellings (P, n) at once."""
 
     def __init__(self, labels: np.ndarray, n_classes: int):
         from scipy import sparse
 
-        self._shape = (len(labels), n_classes)
-        self._sum = sparse.vstack([_summation(labelling, n_classes) for labelling in labels]).tocsr()
-        self._sizes = np.asarray(self._sum.sum(axis=1)).reshape(self._shape)
+        n_labellings, n = labels.shape
+        # A class of a labelling is a label of its own, and each sample has one per labelling.
+        label_of = labels + n_classes * np.arange(n_labellings)[:, None]
+        self._sizes = np.bincount(label_of.ravel(), minlength=n_labellings * n_classes).reshape(-1, n_classes)
+        if available():
+            self._labels = np.zeros((n, self._sizes.size), dtype=bool)
+            self._labels[np.arange(n), label_of] = True
+        else:
+            self._labels = sparse.vstack([_summation(labelling, n_classes) for labelling in labels]).tocsr()
 
-    def __call__(self, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Hits (P, C, m) and class sizes (P, C) for 0/1 activity (n, m)."""
-        return (self._sum @ active).reshape(*self._shape, -1), self._sizes
+    def __call__(self, active: sparse.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Hits (P, C, m) and class sizes (P, C) for activity (n, m)."""
+        if available():
+            from conceptome_kernels.contingency import contingency
+
+            codes = active.indptr.astype(np.int64), active.indices.astype(np.int32), active.data.astype(np.float32)
+            hits = contingency(*codes, self._labels, np.zeros(1, dtype=np.float32))[1][:, 0].T
+        else:
+            hits = (self._labels @ active).toarray()
+        return hits.reshape(*self._sizes.shape, -1), self._sizes
 
 
 def selectivity(
@@ -143,15 +157,14 @@ def selectivity(
 
     tables, nulls = [], {"avg": [], "max": []}
     names = np.array(classes.names, dtype=object)
-    columns = active.tocsc()
+    columns = [active[rows].tocsc() for rows in (choose, test)]
     for start in range(0, m, _BLOCK):
-        block = columns[:, start : start + _BLOCK].astype(np.float32).toarray()
-        learn, judge = block[choose], block[test]
+        learn, judge = (part[:, start : start + _BLOCK] for part in columns)
         avg, peak = (values[0] for values in _statistics(*real["choose"](learn)))
         best, best_max = np.nanargmax(avg, axis=0), np.nanargmax(peak, axis=0)
         avg, peak = (values[0] for values in _statistics(*real["test"](judge)))
 
-        cell_hits = cell_sum @ judge
+        cell_hits = (cell_sum @ judge).toarray()
         hit_draws = np.stack([cell_weights[:, own] @ cell_hits[own] for own in of_class], axis=1)
         avg_draws, peak_draws = _statistics(hit_draws, size_draws)
         reach = {}
@@ -165,7 +178,7 @@ def selectivity(
                 {
                     "label": classes.label,
                     "role": classes.role,
-                    "atom": np.arange(start, start + block.shape[1]),
+                    "atom": np.arange(start, start + judge.shape[1]),
                     "best_class": names[best],
                     "avg": _take(avg, best),
                     "avg_low": reach["avg"][0],
@@ -175,7 +188,7 @@ def selectivity(
                     "max_low": reach["max"][0],
                     "max_high": reach["max"][1],
                     "n": len(test),
-                    "n_active": judge.sum(axis=0).astype(np.int64),
+                    "n_active": np.diff(judge.indptr).astype(np.int64),
                     "active_rule": rule,
                 }
             )

@@ -67,6 +67,27 @@ def closure(script: str | Path, *, without: Iterable[str] = (), root: str | Path
     return _closure(base / script, tuple(sorted(set(without))), base)
 
 
+def file_digests(files: Iterable[str], root: str | Path | None = None) -> dict[str, str | None]:
+    """Digest single files of a checkout as `closure` does; None: there is no such file.
+
+    Parameters
+    ----------
+    files
+        Paths relative to `root`.
+    root
+        Folder that holds scripts/ and kernels/; None: the checkout that this package lies in.
+    """
+    base = Path(root).resolve() if root is not None else repository()
+    return {name: _digest(base / name) if (base / name).is_file() else None for name in files}
+
+
+def _digest(file: Path) -> str:
+    source = file.read_bytes()
+    if file.suffix in KERNEL_SOURCES:
+        return hashlib.sha256(source).hexdigest()
+    return _read(ast.parse(source, filename=str(file)), "")[0]
+
+
 @cache
 def _closure(script: Path, without: tuple[str, ...], root: Path) -> dict:
     for name in without:

@@ -81,6 +81,7 @@ class Crate:
                 if re.fullmatch(r"scripts/[^/]+\.py", path):
                     scripts[job.rule] = path
         self.scripts = scripts  # rule → script, of rules with a job that came as far as to say so
+        self.entities: dict[str, Any] = {}
         self.tools: dict[str, Any] = {}
         self.steps: dict[str, Any] = {}
         self.parameters: dict[str, Any] = {}
@@ -109,11 +110,12 @@ class Crate:
         """Add a contextual entity, once."""
         from rocrate.model.contextentity import ContextEntity
 
-        known = self.crate.get(identity)
-        if known is not None:
-            return known
-        given = {key: value for key, value in values.items() if value not in (None, "", [])}
-        return self.crate.add(ContextEntity(self.crate, identity, {"@type": kind, **given}))
+        # Not asked of the crate: it looks through all its entities for one that it does not have.
+        if identity not in self.entities:
+            given = {key: value for key, value in values.items() if value not in (None, "", [])}
+            self.entities[identity] = ContextEntity(self.crate, identity, {"@type": kind, **given})
+            self.crate.add(self.entities[identity])
+        return self.entities[identity]
 
     def _root(self) -> None:
         cited, root = citation(), self.crate.root_dataset

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,3 +240,30 @@ class LiveView:
 def view() -> PlainView | LiveView:
     """Bars on a terminal, plain lines elsewhere."""
     return LiveView() if sys.stdout.isatty() else PlainView(sys.stdout)
+
+
+def printer() -> tuple[int, Callable[..., None]]:
+    """Give the terminal's width (80 where there is none) and a function that prints one paragraph wrapped to it.
+
+    The function takes the text, `indent` (columns), `style` (of rich) and `hang` (more columns from the second line
+    on). Words that are too long, such as addresses and paths, stay whole, so that they can be copied.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, emoji=False)
+
+    def say(text: str = "", indent: int = 0, style: str = "", hang: int = 0) -> None:
+        first, rest = " " * indent, " " * (indent + hang)
+        lines = textwrap.wrap(
+            text,
+            console.width,
+            initial_indent=first,
+            subsequent_indent=rest,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        for line in lines or [""]:
+            console.print(Text(line, style=style), soft_wrap=True)
+
+    return console.width, say

@@ -104,6 +104,7 @@ class ProvenanceFolder:
         self.written = self.path / "written"
         self.progress = self.path / "progress"
         self.workflows = self.path / "workflows"
+        self.configurations = self.path / "configurations"
         self.configuration = self.path / "configuration.json"
         self.ledger = self.results / "ledger.jsonl"
         self.statement = self.results / "statement.dsse.json"

@@ -61,6 +61,11 @@ class Job:
         return [_artifact(item) for item in self.record.get("outputs") or []]
 
     @property
+    def target(self) -> str:
+        """An output to ask Snakemake for this job by: files of a folder that it writes as a whole are none."""
+        return next((item for item in self.outputs if item.name == "listing"), self.outputs[0]).path
+
+    @property
     def title(self) -> str:
         """Rule and wildcards, for people."""
         wildcards = ", ".join(f"{key}={value}" for key, value in self.record["wildcards"].items())
@@ -129,7 +134,9 @@ class History:
     def recorded_results(self) -> str:
         """The results folder as the records spell it (relative to the folder that the run worked in)."""
         named = [job.record["results"] for job in self.jobs.values() if "results" in job.record]
-        return named[-1] if named else str(self.folder.results)
+        # Version 1 of the record did not name it, but the log, which lies in it.
+        logs = [log for job in self.jobs.values() if (log := job.record.get("log")) and "/logs/" in log]
+        return [str(self.folder.results), *(log.partition("/logs/")[0] for log in logs), *named][-1]
 
     def locate(self, path: str) -> Path:
         """Where a recorded path lies now: below this results folder, or beside it as in the run's working folder."""
@@ -206,6 +213,17 @@ class History:
             if source is not None and source.name != job.name and source.name not in seen:
                 seen.add(source.name)
                 yield source
+
+    def installed(self, job: Job) -> dict[str, tuple[str, str | None]] | None:
+        """Distributions of a job's environment: name → (version, sha256 of its RECORD); None where no list is kept."""
+        try:
+            content = read_json(self.folder.environments / f"{job.record.get('environment')}.json")
+        except (OSError, ValueError):
+            return None
+        if isinstance(content, Mapping):
+            return {item["name"]: (item["version"], item.get("record")) for item in content["distributions"]}
+        # Version 1 of the record listed name==version.
+        return {name: (version, None) for name, _, version in (item.partition("==") for item in content)}
 
     def workflows(self) -> dict[str | None, list[Job]]:
         """Jobs by the workflow run they belong to, in order of time."""

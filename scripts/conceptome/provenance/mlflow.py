@@ -55,11 +55,14 @@ CRASHED = "Started and never ended: killed, or its machine went down."
 KINDS = ("records", "crashed")  # lists of jobs in a ledger entry
 STATUS = {"success": "FINISHED", "failure": "FAILED", "interrupted": "KILLED", "crashed": "FAILED"}
 
+# MLflow's pages show an experiment as one of language models unless told otherwise.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 # Limits of MLflow: characters of a parameter, a tag and a data set's digest.
 PARAM_CHARACTERS = 6000
 TAG_CHARACTERS = 5000
 DATASET_DIGEST_CHARACTERS = 36
-MODEL_DESCRIPTION_CHARACTERS = 4900
+MODEL_DESCRIPTION_CHARACTERS = 4800
 BATCH_RUNS = 200
 CURVE_POINTS = 200
 FDR = 0.05
@@ -312,7 +315,7 @@ class _Ingest:
         if study not in self.experiments:
             local = self.done.uri == f"sqlite:///{self.folder.database.absolute()}"
             location = (self.folder.artifacts.absolute() / study).as_uri() if local else None
-            self.experiments[study] = self.client.create_experiment(study, artifact_location=location)
+            self.experiments[study] = self.client.create_experiment(study, location, EXPERIMENT_TAGS)
         return self.experiments[study]
 
     def _write_group(self, experiment: str, workflow: str | None, jobs: list[Job], whole: bool) -> None:
@@ -418,7 +421,7 @@ class _Ingest:
                 file if self.server.is_database else f"runs:/{run}/{OUTPUTS_TABLE}",
                 run,
                 {key: str(value) for key, value in tags.items()},
-                description=_describe(card),
+                description=_describe(item["sha256"], card),
                 await_creation_for=0,
             )
 
@@ -455,12 +458,14 @@ def _is_headline(key: str, value: Any) -> bool:
     return not key.startswith("options.") and isinstance(value, str | int | float)
 
 
-def _describe(card: Mapping[str, Any]) -> str:
+def _describe(sha256: str, card: Mapping[str, Any]) -> str:
+    """Say in Markdown which dictionary this is."""
     if not card:
-        return "Its card has been overwritten since."
+        return f"sha256 {sha256}; its card has been overwritten since."
     training = {key: value for key, value in card.get("training", {}).items() if key != "curve"}
     text = json.dumps({**card, "training": training}, indent=1, ensure_ascii=False)
-    return f"```json\n{text[:MODEL_DESCRIPTION_CHARACTERS]}\n```"
+    line = f"FVU in training {training.get('fvu', 'not recorded')}, sha256 {sha256}"
+    return f"{line}\n\n```json\n{text[:MODEL_DESCRIPTION_CHARACTERS]}\n```"
 
 
 def _unchanged(item: Mapping[str, Any], locate: Locate) -> bool:

@@ -194,7 +194,8 @@ def run(request: Request) -> int:
             if output.nothing_to_do:
                 path.unlink(missing_ok=True)  # no job ran: nothing to tell of this run
             else:
-                write_json(path, {**facts, "ended": time.time(), "exit_code": code})
+                # Read again: the Snakefile has added the configuration that it resolved to.
+                write_json(path, {**read_json(path), "ended": time.time(), "exit_code": code})
     if request.dry_run and code == 0:
         show_plan(output)
     elif code == 0:
