@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import platform
+import subprocess
+from pathlib import Path
 
 import pytest
 from fake_records import read_lines, write_record
@@ -171,3 +173,13 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(results, monkeypatch):
     monkeypatch.undo()
     assert len(ledger.append(results)) == 1
     assert ledger.verify(results) == []
+
+
+def test_a_dead_process_runs_no_more_though_its_parent_has_not_asked_for_it():
+    child = subprocess.Popen(["sleep", "60"])
+    assert process_start(child.pid) is not None
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
+    assert Path(f"/proc/{child.pid}/stat").exists()
+    assert process_start(child.pid) is None
+    child.wait()

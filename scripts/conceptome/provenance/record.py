@@ -311,12 +311,16 @@ def kernels(code: Mapping[str, Any]) -> dict[str, str | None] | None:
 
 
 def process_start(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot, which tells a live process from a later one of the same number."""
+    """Start of a process in clock ticks since boot, which tells a live process from a later one of the same number.
+
+    None where there is none, or only the entry of a dead one that its parent has not taken note of yet.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    state, *numbers = text.rpartition(")")[2].split()
+    return None if state in "ZX" else int(numbers[18])
 
 
 def peak_memory() -> int:
