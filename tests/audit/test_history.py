@@ -130,3 +130,6 @@ def test_no_records_and_broken_records_are_refused_in_one_line(results, tmp_path
     path.write_text('{"job": ')
     with pytest.raises(DataError, match=rf"{path.name}: not a record .*altered"):
         History(results)
+    path.write_text('{"job": "j", "rule": "learn", "started": 1.0}')
+    with pytest.raises(DataError, match=rf"{path.name}: not a record .*lacks wildcards.*altered"):
+        History(results)

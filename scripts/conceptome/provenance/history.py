@@ -16,6 +16,9 @@ from conceptome.files import read_json
 from conceptome.provenance import ledger
 from conceptome.provenance.folder import ProvenanceFolder
 
+# What every record has had since the first version, also that of a job that never ended.
+ESSENTIAL = ("job", "rule", "wildcards", "started")
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -103,8 +106,11 @@ class History:
         ):
             path = final or start
             try:
-                self.jobs[name] = Job(read_json(path), path)
-            except ValueError as error:
+                record = read_json(path)
+                if lacking := [key for key in ESSENTIAL if key not in record]:
+                    raise ValueError(f"it lacks {', '.join(lacking)}")
+                self.jobs[name] = Job(record, path)
+            except (TypeError, ValueError) as error:
                 raise DataError(f"{path}: not a record ({error}): it was altered") from None
         # Of all records, also after `only`: a file has one address, whatever part of the history an export tells.
         self.identity = next(iter(self.jobs), "")
