@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from conceptome.errors import ConceptomeError, DataError
-from conceptome.files import sha256_file
+from conceptome.errors import ConceptomeError
+from conceptome.provenance.pack import write_and_tell
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -19,19 +19,12 @@ def command(arguments: argparse.Namespace) -> int:
     out = Path(getattr(arguments, form))
     if arguments.signing_key and form != "intoto":
         raise ConceptomeError("--signing-key goes with --intoto: a crate and a PROV document are not signed")
-    try:
+
+    def write() -> Mapping[str, int]:
         if form == "intoto":
             path = statement.export(arguments.results, out, arguments.signing_key)
-            numbers = {"subjects": len(statement.read(path)["subject"])}
-        else:
-            numbers = {"crate": crate.write, "prov": prov_document.write}[form](History(arguments.results), out)
-    except OSError as error:
-        raise DataError(f"{out} could not be written: {error.strerror or error}") from None
-    told = {"command": "export", "clean": True, "findings": [], "form": form, "path": str(out), **numbers}
-    if out.is_file():
-        told["sha256"] = sha256_file(out)
-    if arguments.json:
-        print(json.dumps(told))
-    else:
-        print(f"{form}: {out} ({', '.join(f'{count} {name}' for name, count in numbers.items())})")
+            return {"subjects": len(statement.read(path)["subject"])}
+        return {"crate": crate.write, "prov": prov_document.write}[form](History(arguments.results), out)
+
+    write_and_tell(arguments, write, out, form, form=form)
     return 0

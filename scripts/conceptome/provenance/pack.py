@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conceptome.errors import DataError
-from conceptome.files import atomic_path
+from conceptome.files import atomic_path, sha256_file
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can hold
 
@@ -51,3 +54,26 @@ def write_zip(folder: Path, out: Path) -> None:
             entry.file_size = path.stat().st_size
             with path.open("rb") as source, archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
+
+
+def write_and_tell(
+    arguments: argparse.Namespace, write: Callable[[], Mapping[str, int]], out: Path, label: str, **facts: Any
+) -> None:
+    """Write something for others and say what it holds: `write` gives the numbers, `facts` go into the JSON answer.
+
+    Raises
+    ------
+    DataError
+        `out` could not be written.
+    """
+    try:
+        numbers = write()
+    except OSError as error:
+        raise DataError(f"{out} could not be written: {error.strerror or error}") from None
+    told = {"command": arguments.command, "clean": True, "findings": [], **facts, "path": str(out), **numbers}
+    if out.is_file():
+        told["sha256"] = sha256_file(out)
+    if arguments.json:
+        print(json.dumps(told))
+    else:
+        print(f"{label}: {out} ({', '.join(f'{count} {name}' for name, count in numbers.items())})")

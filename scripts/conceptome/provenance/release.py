@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from conceptome.provenance import crate, ledger, published
 from conceptome.provenance.citation import Citation, citation
 from conceptome.provenance.closure import repository
 from conceptome.provenance.history import Artifact, History, Job
-from conceptome.provenance.pack import new_package
+from conceptome.provenance.pack import new_package, write_and_tell
 
 DOI = re.compile(r"doi:(10\.\S+?)[.,;)]*(?=\s|$)")
 
@@ -25,17 +24,10 @@ DOI = re.compile(r"doi:(10\.\S+?)[.,;)]*(?=\s|$)")
 def command(arguments: argparse.Namespace) -> int:
     """Write the release and say what is in it."""
     out = Path(arguments.out or f"{arguments.study}.zip")
-    try:
-        numbers = write(arguments.results, arguments.study, out)
-    except OSError as error:
-        raise DataError(f"{out} could not be written: {error.strerror or error}") from None
-    told = {"command": "release", "clean": True, "findings": [], "study": arguments.study, "path": str(out), **numbers}
-    if out.is_file():
-        told["sha256"] = sha256_file(out)
-    if arguments.json:
-        print(json.dumps(told))
-    else:
-        print(f"release: {out} ({', '.join(f'{count} {name}' for name, count in numbers.items())})")
+    write_and_tell(
+        arguments, lambda: write(arguments.results, arguments.study, out), out, "release", study=arguments.study
+    )
+    if not arguments.json:
         print("REPRODUCE.md in it says how to run it again; `sha256sum -c SHA256SUMS` checks it")
     return 0
 
