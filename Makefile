@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run dry-run studies test test-slow benchmark validators report dag lint format lock schema sources mlflow unlock clean clean-all
+.PHONY: help setup run dry-run slurm studies evidence test test-slow benchmark benchmark-scale validators report dag lint format lock schema sources mlflow unlock clean clean-all
 
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 GENE_SET_PEERS := .venv-gene-set-peers
 VALIDATORS := .venv-validators
+HPC := .venv-hpc
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 CONFIG ?=
@@ -34,21 +35,30 @@ run: $(STAMP) ## run the pipeline: data, models, dictionaries, evidence, figures
 dry-run: $(STAMP) ## say what `make run` would do
 	@$(CONCEPTOME) run --dry-run $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES)) --cores $(CORES)
 
-studies: $(STAMP) ## the published studies, every measure, the factorial study (at most 90 minutes on 2 cores)
+slurm: $(STAMP) ## run the pipeline on a SLURM cluster, from its login node (docs/hpc.md)
+	@bash scripts/setup_tools.sh "$(BIN)/python" $(HPC) envs/hpc.txt over
+	@$(HPC)/bin/python -m conceptome run --profile config/profiles/slurm $(if $(CONFIG),--config $(CONFIG)) $(if $(STUDIES),--studies $(STUDIES)) $(if $(ARGS),-- $(ARGS))
+
+studies: $(STAMP) ## the published studies and the factorial study (at most 90 minutes on 2 cores)
 	@$(CONCEPTOME) run --config config/papers.yaml --cores $(CORES)
-	@$(CONCEPTOME) run --config config/evidence.yaml --cores $(CORES)
 	@$(CONCEPTOME) run --config config/factorial.yaml --cores $(CORES)
 
+evidence: $(STAMP) ## every measure on the default studies, with five seeds
+	@$(CONCEPTOME) run --config config/evidence.yaml --cores $(CORES)
+
 test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP) ## the longer checks: runs from scratch, an interrupted run, sae-lens itself, crate validators
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow -n logical --maxprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-benchmark: $(STAMP) ## Conceptome beside its peers (at most 30 minutes); writes docs/performance.md
+benchmark: $(STAMP) ## Conceptome beside its peers (at most 30 minutes); writes docs/performance.md (a part: ARGS='--only residues')
 	@bash scripts/setup_tools.sh "$(BIN)/python" $(PEERS) envs/peers.txt || echo "warning: the peers could not be set up: without them" >&2
 	@bash scripts/setup_tools.sh "$(BIN)/python" $(GENE_SET_PEERS) envs/gene-set-peers.txt || echo "warning: gseapy and decoupler could not be set up: without them" >&2
 	@$(BIN)/python tests/benchmark $(ARGS)
+
+benchmark-scale: $(STAMP) ## a 12 GB store through every stage (needs 45 GB of disk); writes the rates of `conceptome plan`
+	@$(BIN)/python tests/benchmark/scale.py $(ARGS)
 
 validators: $(STAMP) ## the programs that check an exported crate, in .venv-validators
 	@bash scripts/setup_tools.sh "$(BIN)/python" $(VALIDATORS) envs/validators.txt
@@ -86,4 +96,4 @@ clean: ## remove results, keep retrieved sources
 	@find results -mindepth 1 -maxdepth 1 ! -name README.md ! -name sources -exec rm -rf {} +
 
 clean-all: clean ## remove results, sources and the virtual environments
-	@rm -rf results/sources $(VENV) $(PEERS) $(GENE_SET_PEERS) $(VALIDATORS) .snakemake
+	@rm -rf results/sources $(VENV) $(PEERS) $(GENE_SET_PEERS) $(VALIDATORS) $(HPC) .venv-conda .venv-remote .venv-s3-server .snakemake

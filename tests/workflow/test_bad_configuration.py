@@ -53,7 +53,7 @@ def test_one_clear_line(case, tmp_path):
 def test_the_schema_on_disk_is_the_models_schema():
     import json
 
-    from conceptome.config import Config
+    from conceptome.config.run import Config
 
     assert json.loads((REPOSITORY / "config/schema.json").read_text()) == json.loads(
         json.dumps(Config.model_json_schema())

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from workspace import REPOSITORY, Workspace
 
-from conceptome.config import load
-from conceptome.papers import outline
+from conceptome.config.run import load
+from conceptome.papers import outline, quantities
 from conceptome.sources import load_sources
 from conceptome.workflow import Plan
 
@@ -33,15 +33,14 @@ def test_the_pages_in_the_docs_are_those_of_the_configuration():
 def test_every_dictionary_that_a_number_names_is_fitted():
     papers = plan("default.yaml", "papers.yaml")
     for study, paper in papers.papers().items():
-        for item in paper.items:
-            for number in item.numbers:
-                named, where = number.ours.study or study, number.ours.where
-                models = [where["model"]] if "model" in where else list(papers.study(named).models)
-                assert set(models) <= set(papers.study(named).models), (study, item.item, where)
-                if "dictionary" in where:
-                    assert any(where["dictionary"] in papers.dictionaries(named, model) for model in models), where
-                if "whitening" in where:
-                    assert any(where["whitening"] in papers.whitenings(named, model) for model in models), where
+        for quantity in quantities(paper):
+            named, where = quantity.study or study, quantity.where
+            models = [where["model"]] if "model" in where else list(papers.study(named).models)
+            assert set(models) <= set(papers.study(named).models), (study, quantity)
+            if "dictionary" in where:
+                assert any(where["dictionary"] in papers.dictionaries(named, model) for model in models), where
+            if "whitening" in where:
+                assert any(where["whitening"] in papers.whitenings(named, model) for model in models), where
 
 
 @pytest.mark.slow
@@ -53,7 +52,8 @@ def test_the_papers_are_regenerated_subsampled(tmp_path):
     numbers = pd.read_parquet(folder / "numbers.parquet")
     told = numbers[numbers["quantity"] != ""]
     assert len(told) > 40
-    assert told[["value", "n", "n_seeds"]].notna().all(axis=None), told[told["value"].isna()]
+    whole = ["value", "low", "high", "null", "n", "n_seeds"]
+    assert told[whole].notna().all(axis=None), told[told[whole].isna().any(axis=1)]
     assert (told["low"] <= told["value"]).all()
     assert (told["value"] <= told["high"]).all()
     assert set(numbers["status"]) == {"reproduced", "proxy", "impossible"}
