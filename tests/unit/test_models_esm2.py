@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.models import Model
 from conceptome.errors import ConfigError, DataError, SourceError
 from conceptome.files import sha256_file
 from conceptome.models import embed
-from conceptome.models.esm2 import WINDOW, micro_batches
 from conceptome.models.esm2_checkpoint import load_encoder, read_vocabulary, shuffle
+from conceptome.models.sequences import WINDOW, micro_batches
 
 torch = pytest.importorskip("torch")
 
@@ -122,7 +123,7 @@ def proteins(chains: dict[str, str] | None = None) -> FakeProteins:
 
 
 def model(path: Path | str = "x", **options):
-    return parse("model", {"adapter": "esm2", "path": str(path), **options})
+    return rebuild(Model, {"adapter": "esm2", "path": str(path), **options})
 
 
 def reference(folder: Path, chain: str, layer: int) -> np.ndarray:
@@ -168,6 +169,19 @@ def test_forms_of_a_checkpoint_are_equal(tmp_path, checkpoint, state, kind):
 def test_a_bare_encoder_and_computed_frequencies(tmp_path, checkpoint, state):
     bare = {k.removeprefix("esm."): v for k, v in state.items() if k.startswith("esm.") and "inv_freq" not in k}
     other = write_checkpoint(tmp_path / "bare", bare, "safetensors")
+    a = embed(model(checkpoint), proteins(), tmp_path / "a", threads=1)
+    np.testing.assert_array_equal(a.read(), embed(model(other), proteins(), tmp_path / "b", threads=1).read())
+
+
+def test_names_of_norms_as_transformers_5_writes_them(tmp_path, checkpoint, state):
+    def old(name: str) -> str:
+        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+    frequencies = state["esm.encoder.layer.0.attention.self.rotary_embeddings.inv_freq"]
+    renamed = {old(name): tensor for name, tensor in state.items() if "inv_freq" not in name}
+    renamed["esm.encoder.layer.*.attention.self.rotary_embeddings.inv_freq"] = frequencies
+    assert set(renamed) != set(state)
+    other = write_checkpoint(tmp_path / "old", renamed, "safetensors")
     a = embed(model(checkpoint), proteins(), tmp_path / "a", threads=1)
     np.testing.assert_array_equal(a.read(), embed(model(other), proteins(), tmp_path / "b", threads=1).read())
 
@@ -276,7 +290,7 @@ def test_a_missing_part(tmp_path, state):
 
 
 def test_weights_of_a_source_that_was_not_retrieved(tmp_path):
-    config = parse("model", {"adapter": "esm2", "source": "esm2_tiny"})
+    config = rebuild(Model, {"adapter": "esm2", "source": "esm2_tiny"})
     with pytest.raises(SourceError, match="source 'esm2_tiny' were not retrieved"):
         embed(config, proteins(), tmp_path / "a", threads=1)
 
@@ -284,7 +298,7 @@ def test_weights_of_a_source_that_was_not_retrieved(tmp_path):
 def test_weights_have_exactly_one_origin_and_a_hub_a_revision():
     for options in ({}, {"source": "a", "path": "b"}, {"hub": "facebook/esm2_t6_8M_UR50D"}):
         with pytest.raises(ValueError, match=r"exactly one of|needs 'revision'"):
-            parse("model", {"adapter": "esm2", **options})
+            rebuild(Model, {"adapter": "esm2", **options})
 
 
 @pytest.mark.parametrize("block", [0, LAYERS - 1])
@@ -384,7 +398,7 @@ def test_hub_weights_come_from_the_pinned_revision(tmp_path, checkpoint, monkeyp
 
     hub = Hub(checkpoint, tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
-    config = parse("model", {"adapter": "esm2", "hub": "facebook/esm2_t6_8M_UR50D", "revision": "c731040f"})
+    config = rebuild(Model, {"adapter": "esm2", "hub": "facebook/esm2_t6_8M_UR50D", "revision": "c731040f"})
     store = embed(config, proteins(), tmp_path / "a", threads=1)
     assert set(hub.asked) == {("facebook/esm2_t6_8M_UR50D", "c731040f")}
     assert store.card["weights"] == {"hub": "facebook/esm2_t6_8M_UR50D", "revision": "c731040f"}
@@ -397,6 +411,6 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path, monkeypatch):
         raise OSError("no route to host\nand much more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    config = parse("model", {"adapter": "esm2", "hub": "facebook/esm2_t6_8M_UR50D", "revision": "c731040f"})
+    config = rebuild(Model, {"adapter": "esm2", "hub": "facebook/esm2_t6_8M_UR50D", "revision": "c731040f"})
     with pytest.raises(SourceError, match=r"cannot be had from the hub \(no route to host\); download it elsewhere"):
         embed(config, proteins(), tmp_path / "a", threads=1)

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.models import Model
 from conceptome.errors import ConfigError, DataError
 from conceptome.files import sha256_file
 from conceptome.models import MODELS, embed
@@ -60,7 +61,7 @@ def cells(n: int = 130, genes: int = 30, seed: int = 0) -> FakeDataset:
 
 
 def model(adapter: str, **options):
-    return parse("model", {"adapter": adapter, **options})
+    return rebuild(Model, {"adapter": adapter, **options})
 
 
 def same_bytes(a, b) -> bool:
@@ -92,7 +93,7 @@ def test_profiles_with_nan_name_the_feature(tmp_path):
         embed(model("profiles"), data, tmp_path / "a", threads=1)
 
 
-@pytest.mark.parametrize("adapter", ["profiles", "pca", "scvi", "autoencoder"])
+@pytest.mark.parametrize("adapter", ["profiles", "pca", "scvi", "autoencoder", "dgd"])
 def test_proteins_are_no_table(tmp_path, adapter):
     data = wells()
     data.card["modality"] = "proteins"
@@ -276,14 +277,90 @@ def test_scvi_without_variable_genes(tmp_path):
         embed(model("scvi"), data, tmp_path / "a", threads=1)
 
 
+DGD = {"adapter": "dgd", "n_latent": 4, "n_components": 3, "n_hidden": 16, "epochs": 300, "latent_steps": 150}
+
+
+def told_apart(x: np.ndarray, data: FakeDataset) -> float:
+    """AUROC on other splits of the direction between the means of the training cells of both types."""
+    from scipy.stats import mannwhitneyu
+
+    second = np.arange(len(x)) >= len(x) // 2
+    train = (data.obs["split"] == "train").to_numpy()
+    score = x @ (x[train & second].mean(0) - x[train & ~second].mean(0))
+    a, b = score[~train & second], score[~train & ~second]
+    return mannwhitneyu(a, b).statistic / (len(a) * len(b))
+
+
+def test_dgd_finds_cell_types_in_cells_it_was_not_trained_on(tmp_path):
+    data = cells()
+    store = embed(rebuild(Model, DGD), data, tmp_path / "a")
+    assert store.shape == (130, 4)
+    assert told_apart(store.read(), data) > 0.9
+    losses = [loss for _, loss in store.card["training"]["loss"]]
+    assert losses[-1] < losses[0]
+    assert sum(store.card["training"]["weights"]) == pytest.approx(1, abs=1e-3)
+    again = embed(rebuild(Model, DGD), data, tmp_path / "b")
+    assert again.read().tobytes() == store.read().tobytes()
+    # Genes dealt anew to every cell leave no types to find.
+    rng = np.random.default_rng(0)
+    dealt = data.data.layers["counts"].toarray()
+    data.data.layers["counts"] = sparse.csr_matrix(rng.permuted(dealt, axis=0))
+    assert told_apart(embed(rebuild(Model, DGD), data, tmp_path / "c").read(), data) < 0.8
+
+
+def test_dgd_is_trained_on_the_training_split_and_cells_do_not_see_each_other(tmp_path):
+    quick = DGD | {"epochs": 10, "latent_steps": 10}
+    first, other = cells(), cells()
+    test = np.flatnonzero(first.obs["split"] == "test")
+    counts = other.data.layers["counts"].tolil()
+    counts[test[0]] = 7
+    other.data.layers["counts"] = counts.tocsr()
+    a, b = (embed(rebuild(Model, quick), data, tmp_path / str(n)).read() for n, data in enumerate((first, other)))
+    kept = np.arange(len(a)) != test[0]
+    np.testing.assert_allclose(a[kept], b[kept], atol=1e-5)
+    assert np.abs(a[test[0]] - b[test[0]]).max() > 1e-3
+
+
+def test_dgd_densities_are_those_of_scipy():
+    torch = pytest.importorskip("torch")
+    from scipy import stats
+
+    from conceptome.models.dgd import Mixture, log_counts
+
+    generator = torch.Generator().manual_seed(0)
+    mixture = Mixture(3, 2, 2.0, generator)
+    with torch.no_grad():
+        mixture.weight.copy_(torch.tensor([0.0, 1.0, 2.0]))
+        mixture.precision.normal_(generator=generator)
+    z = torch.randn(5, 2, generator=generator)
+    share = torch.softmax(mixture.weight, 0).detach().numpy()
+    parts = [
+        stats.multivariate_normal(mean, np.diag(np.exp(-precision))).pdf(z.numpy())
+        for mean, precision in zip(mixture.mean.detach().numpy(), mixture.precision.detach().numpy())
+    ]
+    np.testing.assert_allclose(mixture.log_density(z).detach().numpy(), np.log(share @ np.array(parts)), atol=1e-5)
+    x, mean, r = torch.tensor([[0.0, 3.0, 7.0]]), torch.tensor([[0.5, 2.0, 9.0]]), torch.tensor([1.0, 2.0, 0.5])
+    expected = stats.nbinom.logpmf(x.numpy(), r.numpy(), (r / (r + mean)).numpy()).sum()
+    assert log_counts(x, mean.log(), r.log()).item() == pytest.approx(expected, abs=1e-4)
+    # What is left out of the short form does not depend on the mean.
+    short = [log_counts(x, m.log(), r.log(), whole=False).item() for m in (mean, 2 * mean)]
+    whole = [log_counts(x, m.log(), r.log()).item() for m in (mean, 2 * mean)]
+    assert short[0] - short[1] == pytest.approx(whole[0] - whole[1], abs=1e-4)
+
+
+def test_dgd_without_counts(tmp_path):
+    with pytest.raises(DataError, match="model 'dgd' is trained on raw counts, and this data set has none"):
+        embed(rebuild(Model, DGD), wells(), tmp_path / "out")
+
+
 def test_unknown_layer():
     with pytest.raises(Exception, match="encoder"):
         model("scvi", layer="decoder")
 
 
 def test_unknown_adapter(tmp_path):
-    config = model("profiles").model_copy(update={"adapter": "geneformer"})
-    with pytest.raises(ConfigError, match="'geneformer' is unknown; known adapters: autoencoder"):
+    config = model("profiles").model_copy(update={"adapter": "unheard_of"})
+    with pytest.raises(ConfigError, match="'unheard_of' is unknown; known adapters: autoencoder"):
         embed(config, wells(), tmp_path / "a", threads=1)
 
 

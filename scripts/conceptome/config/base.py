@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from conceptome.errors import ConfigError
 
@@ -116,3 +116,8 @@ def validate(model: type[M], values: object, where: str) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise explain(error, model, where) from None
+
+
+def rebuild(section: Any, values: Mapping[str, Any]) -> Any:
+    """Rebuild one validated section (a model, or a union of models) from the plain values in a rule's params."""
+    return TypeAdapter(section).validate_python(values, strict=False)

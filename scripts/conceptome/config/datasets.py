@@ -6,21 +6,28 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from conceptome.config.archives import CellPaintingGallery, Request
 from conceptome.config.base import Strict
 
 RESERVED_LABELS = ("sample_id", "control", "group", "split")
 
 
 class Input(Strict):
-    """One input file: a name in config/sources.yaml, or a path on this machine (exactly one of the two)."""
+    """One input file: a name in config/sources.yaml, a path, or a request to a public archive (exactly one of them)."""
 
     source: str | None = Field(None, description="name in config/sources.yaml")
-    path: str | None = Field(None, description="a file of your own, relative to where you run")
+    path: str | None = Field(
+        None,
+        description="a file of your own, relative to where you run; or s3://… or https://… (docs/hpc.md)",
+    )
+    archive: Request | None = Field(None, description="a file of a public archive")
 
     @model_validator(mode="after")
     def _one(self) -> Input:
-        if (self.source is None) == (self.path is None):
-            raise ValueError("give exactly one of 'source' (a name in config/sources.yaml) and 'path' (a local file)")
+        if sum(origin is not None for origin in (self.source, self.path, self.archive)) != 1:
+            raise ValueError(
+                "give exactly one of 'source' (a name in config/sources.yaml), 'path' (a file of yours) and 'archive'"
+            )
         return self
 
 
@@ -82,7 +89,7 @@ class DatasetBase(Strict):
     input_names: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     title: str = Field(description="name in figures and cards")
-    inputs: dict[str, Input] = Field({}, description="what the reader reads: key → source or path")
+    inputs: dict[str, Input] = Field({}, description="what the reader reads: key → source, path or archive")
     split: Split = Field(Split(), description="shares of train, validation and test; whole groups move together")
     labels: dict[str, Label] = Field({}, description="column → what it is")
     subsample: int | None = Field(None, gt=0, description="keep this many samples (cells, wells, proteins), seeded")
@@ -98,6 +105,14 @@ class DatasetBase(Strict):
             raise ValueError(f"this reader's inputs are {wanted} (given: {given})")
         if not self.input_names and not self.inputs:
             raise ValueError("this reader needs at least one input")
+        return self
+
+    @model_validator(mode="after")
+    def _images_for_fields(self) -> DatasetBase:
+        for name, item in self.inputs.items():
+            images = isinstance(item.archive, CellPaintingGallery) and item.archive.content == "images"
+            if images and not (isinstance(self, ImageFields) and name == "load_data"):
+                raise ValueError(f"inputs.{name}: content: images is for the input load_data of reader: image_fields")
         return self
 
     @model_validator(mode="after")
@@ -195,6 +210,104 @@ class Profiles(DatasetBase):
     transform: Literal["none", "standardize"] = Field(
         "none", description="standardize: subtract the mean and divide by the deviation of training controls"
     )
+
+
+class SplitPlan(Strict):
+    """Which values of `split_by` make up each split, declared rather than drawn."""
+
+    train: list[str] = Field(min_length=1, description="values of split_by in the training split")
+    validation: list[str] = Field(min_length=1, description="values of split_by in the validation split")
+    test: list[str] = Field(min_length=1, description="values of split_by in the test split")
+
+
+class ImagesBase(DatasetBase):
+    """Keys that the readers of microscopy images share."""
+
+    channels: list[str] = Field(min_length=1, description="names of the channels, in the order of the images")
+    sample_id: list[str] = Field(
+        min_length=1, description="columns (new names) whose values, joined by ':', name a crop (with its number)"
+    )
+    rename: dict[str, str] = Field({}, description="original column of the table → short name used everywhere after")
+    replace: dict[str, list[Replace]] = Field(
+        {}, description="column (new name) → recorded values that are one and the same value"
+    )
+    control: Control | None = Field(
+        None, description="which crops are controls; null: none, whitening is then fitted on a seeded share"
+    )
+    group: str | None = Field(None, description="column of the unit of independence (field, well); null: the crop")
+    split_by: str | None = Field(
+        None,
+        description="column that is wholly in one split where that is more than the group (plate); null: the group",
+    )
+    split_plan: SplitPlan | None = Field(
+        None, description="values of split_by (or group) in each split; null: drawn with split.seed"
+    )
+    batch: str | None = Field(None, description="column of the batch (plate)")
+    position: str | None = Field(
+        None, description="column of the position on the plate (well): classes that have one position only are marked"
+    )
+
+
+class ImageCrops(ImagesBase):
+    """Crops of single cells that others cut. `inputs: {crops: archive, table: CSV with one row per crop}`.
+
+    The archive (.tar, also compressed, or .zip) holds one array (.npy) or TIFF per crop, uint8 or uint16.
+    """
+
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = (("crops", "table"),)
+    reader: Literal["image_crops"]
+    file_column: str = Field("file", description="column of the table with a crop's path inside the archive")
+    folder: str = Field("", description="folder of the archive that these paths start from")
+    axes: Literal["yxc", "cyx"] = Field("yxc", description="order of a crop's axes; c is the channel")
+    sha256_column: str | None = Field(None, description="column with the sha256 of each file, to check; null: none")
+
+
+class Cropping(Strict):
+    """How crops are cut from a field of view."""
+
+    by: Literal["tile", "centroid"] = Field(
+        "tile", description="tile: a grid from the upper left corner; centroid: around the objects of a table"
+    )
+    size: int = Field(96, gt=1, description="height and width of a crop, in pixels")
+    stride: int | None = Field(None, gt=0, description="tile: pixels from one crop to the next; null: size")
+    x: str = Field("x", description="centroid: column with the object's column in pixels, from 0")
+    y: str = Field("y", description="centroid: column with the object's row in pixels, from 0")
+
+
+class ImageFields(ImagesBase):
+    """Fields of view (TIFF, OME-TIFF, OME-Zarr) named by a table in the manner of CellProfiler's LoadData.
+
+    `inputs: {load_data: CSV}`, or `{load_data: CSV, objects: CSV}` with centroids. One row per field; for every channel
+    its file, and where the file holds several planes, which of them. Paths are relative to the table. Crops keep the
+    images' 8 or 16 bits.
+    """
+
+    input_names: ClassVar[tuple[tuple[str, ...], ...]] = (("load_data",), ("load_data", "objects"))
+    reader: Literal["image_fields"]
+    file_column: str = Field("FileName_Orig{channel}", description="column with a channel's file")
+    folder_column: str = Field(
+        "PathName_Orig{channel}", description="column with the folder of that file; used where the table has it"
+    )
+    plane_column: str = Field(
+        "Frame_Orig{channel}",
+        description="column with the plane of that file, from 0; without it a file of several planes must have one per "
+        "channel, in order",
+    )
+    illumination_column: str = Field(
+        "FileName_Illum{channel}",
+        description="column with a channel's illumination function; used where the table has it",
+    )
+    illumination: Literal["divide", "subtract"] = Field("divide", description="how it is applied: divide or subtract")
+    field: list[str] = Field(min_length=1, description="columns (new names) that together name a field of view")
+    cropping: Cropping = Field(Cropping(), description="how crops are cut")
+
+    @model_validator(mode="after")
+    def _objects_for_centroids(self) -> ImageFields:
+        if (self.cropping.by == "centroid") != ("objects" in self.inputs):
+            raise ValueError(
+                "cropping.by: centroid needs the input 'objects' (a table of centroids), and tile has none"
+            )
+        return self
 
 
 class Homology(Strict):
@@ -307,6 +420,14 @@ class SimulatedHierarchy(DatasetBase):
 
 
 Dataset = Annotated[
-    H5ad | Kang2018 | Profiles | Proteins | SimulatedSmall | SimulatedLarge | SimulatedHierarchy,
+    H5ad
+    | Kang2018
+    | Profiles
+    | Proteins
+    | ImageCrops
+    | ImageFields
+    | SimulatedSmall
+    | SimulatedLarge
+    | SimulatedHierarchy,
     Field(discriminator="reader"),
 ]

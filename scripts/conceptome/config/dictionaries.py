@@ -69,8 +69,22 @@ class TrainedBase(DictionaryBase):
         ge=0,
         description="of the order of rows beyond buffer_mb; rows that fit follow the dictionary's own seed",
     )
+    # Left out of what is written down while it says nothing, so that fits from before this key stay as they are.
+    processes: int = Field(
+        1,
+        gt=0,
+        description="processes that train it together, each on its part of every batch (torch.distributed); digits "
+        "depend on their number",
+        exclude_if=lambda number: number == 1,
+    )
     checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints, where there is a place for them")
     checkpoint_seconds: float = Field(20, ge=0, description="shortest time from one checkpoint to the next")
+
+    @model_validator(mode="after")
+    def _shared(self) -> TrainedBase:
+        if self.batch_size % self.processes:
+            raise ValueError(f"'batch_size' ({self.batch_size}) must be a multiple of 'processes' ({self.processes})")
+        return self
 
     @property
     def scaled_learning_rate(self) -> float:

@@ -94,6 +94,15 @@ class Measures(Evidence):
         None, description="power-law slope of the eigenvalues of activations and of atoms; null: off"
     )
     spread: further.Spread | None = Field(None, description="spread of the activations over their space; null: off")
+    dose_curves: further.DoseCurves | None = Field(
+        None, description="codes against the dose of an ordinal label, and controls against controls; null: off"
+    )
+    galleries: further.Galleries | None = Field(
+        None, description="images: the crops that activate an atom most, beside controls, and token maps; null: off"
+    )
+    layers: further.Layers | None = Field(
+        None, description="accuracy and intrinsic dimension against layer, one chosen on validation; null: off"
+    )
 
 
 class Enrichment(Evidence):
@@ -103,6 +112,22 @@ class Enrichment(Evidence):
         [],
         description="label columns, on test samples: AUROC and odds per atom × class; monotone association for ordinal "
         "labels",
+    )
+    label_unit: Literal["auto", "group", "sample"] = Field(
+        "auto",
+        description="what the tests of a label's classes count; auto: groups, for a label that is constant in them",
+    )
+    constant_above: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="a label is constant in groups where knowing the group avoids this share of the errors of guessing "
+        "its class (Goodman and Kruskal's lambda)",
+    )
+    trend: Literal["spearman", "kendall", "jonckheere"] = Field(
+        "spearman",
+        description="monotone association of ordinal labels: Spearman's rho, Kendall's tau-b, or Jonckheere and "
+        "Terpstra's statistic from -1 to 1 (Somers' D)",
     )
     perturbations: list[str] = Field(
         [],
@@ -203,4 +228,8 @@ FigureName = Literal[
     "explanations",
     "steering",
     "factorial",
+    "dose_curves",
+    "galleries",
+    "layers",
 ]
+FIGURES: tuple[str, ...] = FigureName.__args__

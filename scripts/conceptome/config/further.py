@@ -8,6 +8,11 @@ from pydantic import Field
 
 from conceptome.config.base import ConceptLimits, ConceptSources, Evidence, Strict
 
+# Keys that measures of spaces share; types, not a base model, since a base's keys would come first in every dump.
+Confidence = Annotated[float, Field(gt=0, lt=1, description="coverage of intervals")]
+Folds = Annotated[int, Field(gt=1, description="folds of groups of the jackknife behind the intervals")]
+SeedOfSpace = Annotated[int, Field(description="of subsamples, folds and null")]
+
 
 class Coverage(ConceptSources):
     """Coverage and reconstruction of known concepts by single atoms."""
@@ -66,6 +71,20 @@ class SpaceProbes(Evidence):
     max_iterations: int = Field(100, gt=0, description="iterations of the logistic regression")
 
 
+class Ontology(Strict):
+    """Where the parents of a label's classes are read."""
+
+    path: str = Field(description="OBO file of your own, e.g. cl-basic.obo or go-basic.obo")
+    relations: list[Literal["is_a", "part_of"]] = Field(
+        ["is_a"], min_length=1, description="what makes a term the parent of another"
+    )
+    terms: dict[str, str] = Field(
+        {},
+        description="class → identifier (CL:0000624), for classes that are neither an identifier nor a term's name or "
+        "exact synonym",
+    )
+
+
 class Absorption(ConceptLimits):
     """Splitting and absorption of parent concepts, given which concepts are children of which."""
 
@@ -77,6 +96,11 @@ class Absorption(ConceptLimits):
     parents: dict[str, dict[str, list[str]]] = Field(
         {},
         description="label → parent → classes of the label that are its children: a table of an ontology's parents",
+    )
+    ontologies: dict[str, Ontology] = Field(
+        {},
+        description="label → ontology: each term above two classes of the label or more, but not above all, is a "
+        "parent",
     )
     residues: bool = Field(False, description="proteins: annotation types are parents, their notes are children")
     permutations: int = Field(20, gt=0, description="permutations of the children behind the null")
@@ -229,10 +253,20 @@ class Multidimensional(Strict):
         100, gt=0, description="samples on which a cluster must be active in each part; others are left out"
     )
     shown: int = Field(500, gt=0, description="samples kept of the first plane of each fit, for the figure")
-    permutations: int = Field(20, ge=10, description="shuffles of one coordinate, or of a label, behind each null")
+    null: Literal["encoded", "codes"] = Field(
+        "encoded",
+        description="codes: every atom's codes permuted on their own; encoded: these decoded and encoded again, since "
+        "atoms compete",
+    )
+    features: int = Field(
+        3,
+        ge=0,
+        description="clusters, at most, that are set apart as features, one by one, before the rest is tested again",
+    )
+    permutations: int = Field(20, ge=10, description="draws of independent features, or of a label, behind each null")
     folds: int = Field(10, gt=1, description="folds of groups of the jackknife behind the intervals of the scores")
     bootstraps: int = Field(200, gt=0, description="bootstrap draws (by group) behind the intervals of the labels")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
+    confidence: Confidence = 0.95
     seed: int = Field(0, description="of subsamples, shuffles, folds and draws")
 
 
@@ -243,9 +277,33 @@ class IntrinsicDimension(Strict):
     neighbours: int = Field(20, gt=3, description="nearest neighbours of the likelihood and the simplex estimates")
     discarded: float = Field(0.1, ge=0, lt=1, description="share of the largest distance ratios that TwoNN leaves out")
     null_draws: int = Field(5, gt=0, description="Gaussian samples behind the null")
-    folds: int = Field(20, gt=1, description="folds of groups of the jackknife behind the intervals")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
-    seed: int = Field(0, description="of subsamples, folds and null")
+    folds: Folds = 20
+    confidence: Confidence = 0.95
+    seed: SeedOfSpace = 0
+
+
+class Layers(Evidence):
+    """Accuracy and intrinsic dimension against layer; the layer is chosen on validation."""
+
+    labels: list[str] = Field([], min_length=1, validate_default=True, description="label columns that are probed")
+    models: list[str] = Field([], description="other models of the data set, each one a further layer of this one's")
+    criterion: Literal["best", "earliest"] = Field(
+        "best",
+        description="best: the highest mean validation accuracy over biological labels; earliest: the lowest layer "
+        "within the interval of the highest",
+    )
+    max_rows: int = Field(4_000, gt=0, description="seeded samples per label")
+    min_groups_per_class: int = Field(6, gt=0, description="a class on fewer groups is left out and listed")
+    min_test_groups_per_class: int = Field(3, gt=0, description="a class on fewer test groups is left out and listed")
+    strengths: list[float] = Field(
+        [0.01, 0.1, 1.0], min_length=1, description="inverse penalties C, of which validation chooses one"
+    )
+    permutations: int = Field(2, gt=0, description="permutations of the training labels behind the null")
+    max_iterations: int = Field(100, gt=0, description="iterations of the logistic regression")
+    dimension_rows: int = Field(2_000, gt=50, description="seeded samples behind the intrinsic dimension")
+    discarded: float = Field(0.1, ge=0, lt=1, description="share of the largest distance ratios that TwoNN leaves out")
+    null_draws: int = Field(2, gt=0, description="Gaussian samples behind the null of the dimension")
+    folds: int = Field(10, gt=1, description="folds of groups of the jackknife behind the dimension's intervals")
 
 
 class Spread(Strict):
@@ -253,9 +311,9 @@ class Spread(Strict):
 
     max_rows: int = Field(2_000, gt=50, description="seeded samples")
     null_draws: int = Field(5, gt=0, description="isotropic Gaussian samples behind the null")
-    folds: int = Field(20, gt=1, description="folds of groups of the jackknife behind the intervals")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
-    seed: int = Field(0, description="of subsamples, folds and null")
+    folds: Folds = 20
+    confidence: Confidence = 0.95
+    seed: SeedOfSpace = 0
 
 
 class EigenvalueSlope(Strict):
@@ -265,8 +323,8 @@ class EigenvalueSlope(Strict):
     fitted: float = Field(0.5, gt=0, le=1, description="share of the ranks, from the first on, behind the line")
     null_draws: int = Field(10, gt=0, description="isotropic Gaussian clouds behind the null")
     folds: int = Field(20, gt=1, description="folds of groups, or of atoms, of the jackknife behind the intervals")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
-    seed: int = Field(0, description="of subsamples, folds and null")
+    confidence: Confidence = 0.95
+    seed: SeedOfSpace = 0
 
 
 class Lobes(Strict):
@@ -281,18 +339,21 @@ class Lobes(Strict):
     min_active: int = Field(10, gt=0, description="units on which an atom must fire, and must be silent, to count")
     strata: int = Field(5, gt=0, description="bands of firing rate within which the null permutes clusters")
     permutations: int = Field(50, ge=10, description="permuted clusters behind the null")
-    folds: int = Field(5, gt=1, description="folds of groups of the jackknife behind the intervals")
+    folds: Folds = 5
     bootstraps: int = Field(50, gt=1, description="draws of atoms, whose variance is added to that of the jackknife")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
+    confidence: Confidence = 0.95
     dense_active: int = Field(32, gt=0, description="as measures.dense_active, for codes that are never zero")
     seed: int = Field(0, description="of subsamples, clusters, folds and null")
 
 
 class Crystals(Strict):
-    """Crystals: whether the step between two classes is the same beside every class of another label."""
+    """Crystals: whether the step between two classes, or their atoms, is the same beside classes of another label."""
 
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(
         [], description="[label of the step, label beside which it is taken], such as [condition, cell_type]"
+    )
+    dictionaries: list[str] | None = Field(
+        None, description="dictionaries whose atoms are points too, beside the class means; null: all"
     )
     max_rows: int = Field(20_000, gt=0, description="seeded samples")
     min_samples: int = Field(5, gt=0, description="samples that a class mean must rest on")
@@ -302,5 +363,27 @@ class Crystals(Strict):
     shrinkage: float = Field(0.1, ge=0, le=1, description="of the discriminant analysis' within-step covariance")
     permutations: int = Field(50, ge=10, description="permuted pairings behind the null")
     bootstraps: int = Field(50, gt=0, description="bootstrap draws (by group) behind the intervals")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of intervals")
-    seed: int = Field(0, description="of subsamples, folds, draws and pairings")
+    confidence: Confidence = 0.95
+    seed: int = Field(0, description="of subsamples, folds, draws, pairings and random atoms")
+
+
+class DoseCurves(Evidence):
+    """Codes against the dose of an ordinal label, of the atoms that follow it most on the training split."""
+
+    label: str = Field(description="ordinal or numeric label column (dose, time)")
+    atoms: int = Field(3, gt=0, description="atoms per fit: the largest |Spearman's rho| on the training split")
+    max_rows: int = Field(20_000, gt=0, description="seeded samples per split")
+
+
+class Galleries(Evidence):
+    """The crops that activate an atom most, with controls beside them and the activation of each patch of a crop."""
+
+    label: str = Field(description="categorical label column by which atoms are chosen and crops described")
+    atoms: int = Field(3, gt=0, description="atoms per fit: the largest AUROC for a class on the training split")
+    crops: int = Field(6, gt=0, description="test crops shown per atom, those with the largest codes")
+    controls: int = Field(3, ge=0, description="test controls shown beside them, drawn by seed, from the same batches")
+    share: float = Field(
+        0.05, gt=0, lt=1, description="of the test crops, those with the largest codes, behind the purity of an atom"
+    )
+    dictionaries: list[str] | None = Field(None, description="dictionaries that are shown; null: all")
+    maps: bool = Field(True, description="run the model again on the shown crops and encode each patch token")

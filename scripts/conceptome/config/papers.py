@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from conceptome.config.base import Strict
 
@@ -20,10 +20,10 @@ class Quantity(Strict):
         {}, description="column → value of the rows meant: model, whitening, dictionary, label …"
     )
     column: str = Field(description="column that holds the value")
-    low: str | None = Field("low", description="column of the interval's lower bound; null: no interval")
-    high: str | None = Field("high", description="column of the interval's upper bound; null: no interval")
+    low: str | None = Field("low", description="column of the interval's lower bound; null: the range of the seeds")
+    high: str | None = Field("high", description="column of the interval's upper bound; null: the range of the seeds")
     against: str | Quantity | None = Field(
-        "null", description="column of the null's value, or a quantity that is the null"
+        "null", description="column of the null's value, or a quantity that is the null; null: this is one itself"
     )
     n: str | None = Field("n", description="column of the number of samples; null: the number of rows")
     rows: Literal["mean", "median", "max", "min", "sum", "count", "distinct"] = Field(
@@ -44,13 +44,19 @@ class Quantity(Strict):
         return self
 
 
+def _has_null(quantity: Quantity) -> Quantity:
+    if quantity.against is None:
+        raise ValueError("every number has its null: give 'against', a column or another quantity")
+    return quantity
+
+
 class Number(Strict):
     """A number of the paper beside this run's."""
 
     quantity: str = Field(description="what is counted or measured, with its unit")
     paper: float | None = Field(None, description="the paper's value; null: it is only drawn there, or not given")
     paper_text: str | None = Field(None, description="the paper's value where it is no single number")
-    ours: Quantity = Field(description="where this run's value stands")
+    ours: Annotated[Quantity, AfterValidator(_has_null)] = Field(description="where this run's value stands")
     digits: int = Field(2, ge=0, le=6, description="decimals to print")
 
 
@@ -78,8 +84,12 @@ class Correction(Strict):
 
     flaw: str = Field(description="what the original does, and where")
     correction: str = Field(description="what is done here instead")
-    original: Quantity | None = Field(None, description="this run's number with the flaw")
-    corrected: Quantity | None = Field(None, description="the same number without it")
+    original: Annotated[Quantity, AfterValidator(_has_null)] | None = Field(
+        None, description="this run's number with the flaw"
+    )
+    corrected: Annotated[Quantity, AfterValidator(_has_null)] | None = Field(
+        None, description="the same number without it"
+    )
     digits: int = Field(2, ge=0, le=6, description="decimals to print")
 
 

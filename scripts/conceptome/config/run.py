@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
 from conceptome.config.base import Strict, validate
 from conceptome.config.datasets import Dataset
 from conceptome.config.dictionaries import OPTIONS, Dictionary
-from conceptome.config.evidence import Enrichment, FigureName, Measures
+from conceptome.config.evidence import FIGURES, Enrichment, FigureName, Measures
 from conceptome.config.explanations import Explanations
 from conceptome.config.factorial import Factorial
 from conceptome.config.models import Model, Whitening
@@ -21,17 +21,23 @@ from conceptome.config.papers import Paper
 from conceptome.config.steering import Steering
 from conceptome.errors import ConfigError
 
-FIGURES: tuple[str, ...] = FigureName.__args__
 # Below this the moments of a trend's permutation null are no basis for a p value.
 FEWEST_PERMUTATIONS = 10
 # Sections of a study whose entries an overlay removes by null.
-REMOVABLE = ("models", "null_models", "whitenings", "dictionaries")
+REMOVABLE = ("models", "null_models", "baselines", "whitenings", "dictionaries")
 
 
 class NullModel(Strict):
     """A model that serves only as a null: which whitenings and dictionaries it is taken through."""
 
     whitenings: list[str] = Field(min_length=1, description="whitenings that the null model is taken through")
+    dictionaries: list[str] = Field(min_length=1, description="dictionaries that are learned on it")
+
+
+class Baseline(Strict):
+    """A model with full evidence that is taken through some whitenings and dictionaries only."""
+
+    whitenings: list[str] = Field(min_length=1, description="whitenings that the baseline is taken through")
     dictionaries: list[str] = Field(min_length=1, description="dictionaries that are learned on it")
 
 
@@ -45,6 +51,9 @@ class Study(Strict):
     dataset: Dataset = Field(description="what is read, and what its columns mean")
     models: dict[str, Model] = Field(description="name → model")
     null_models: dict[str, NullModel] = Field({}, description="models that serve only as a null, e.g. shuffled weights")
+    baselines: dict[str, Baseline] = Field(
+        {}, description="models that others are compared with, taken through some whitenings and dictionaries only"
+    )
     whitenings: dict[str, Whitening] = Field(description="name → whitening")
     dictionaries: dict[str, Dictionary] = Field(description="name → dictionary")
     measures: Measures = Field(Measures(), description="which measures run")
@@ -57,21 +66,27 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for key, null in self.null_models.items():
-            if key not in self.models:
-                raise ValueError(f"null_models names '{key}', which is not among models")
-            for section, names in (("whitenings", null.whitenings), ("dictionaries", null.dictionaries)):
-                for name in names:
-                    if name not in getattr(self, section):
-                        raise ValueError(f"null_models.{key}.{section} names '{name}', which is not among {section}")
+        for kind, narrowed in (("null_models", self.null_models), ("baselines", self.baselines)):
+            for key, chosen in narrowed.items():
+                if key not in self.models:
+                    raise ValueError(f"{kind} names '{key}', which is not among models")
+                for section, names in (("whitenings", chosen.whitenings), ("dictionaries", chosen.dictionaries)):
+                    for name in names:
+                        if name not in getattr(self, section):
+                            raise ValueError(f"{kind}.{key}.{section} names '{name}', which is not among {section}")
+        for key in set(self.null_models) & set(self.baselines):
+            raise ValueError(f"model '{key}' is under null_models and under baselines: choose one")
         declared = set(self.dataset.labels)
         planes, crystals = self.measures.multidimensional, self.measures.crystals
+        doses, galleries = self.measures.dose_curves, self.measures.galleries
         for section, columns in (
             ("measures.selectivity", self.measures.selectivity),
             ("measures.probes", self.measures.probes),
             ("enrichment.labels", self.enrichment.labels),
             ("measures.multidimensional.labels", planes.labels if planes else []),
             ("measures.crystals.pairs", [name for pair in crystals.pairs for name in pair] if crystals else []),
+            ("measures.dose_curves.label", [doses.label] if doses else []),
+            ("measures.galleries.label", [galleries.label] if galleries else []),
             ("explanations.labels", (self.explanations and self.explanations.labels) or []),
             ("steering.labels", list(self.steering.labels) if self.steering else []),
         ):
@@ -93,6 +108,7 @@ class Study(Strict):
             ("enrichment", self.enrichment),
             ("measures.multidimensional", planes),
             ("measures.lobes", self.measures.lobes),
+            ("measures.galleries", galleries),
             ("explanations", self.explanations),
             ("steering", self.steering),
         ):
@@ -110,6 +126,9 @@ class Run(Strict):
     studies: list[str] = Field(min_length=1, description="names of files in config/studies")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="each dictionary is fitted with each of them")
     threads: int = Field(1, gt=0, description="threads per job; bytes may differ between thread counts")
+    scatter: int = Field(
+        1, gt=0, description="jobs that embedding a data set is cut into, by models that are not fitted on it"
+    )
     figures: list[FigureName] = Field(list(FIGURES), description="figures to draw")
     factorial: Factorial | None = Field(None, description="the factorial study; null: none")
     dpi: int = Field(200, gt=0, description="of the PNG files")
@@ -156,38 +175,11 @@ def _check_factorial(run: Run, studies: Mapping[str, Study]) -> None:
             validate(OPTIONS[method], factorial.dictionary(name, method), f"{where}, method '{method}'")
 
 
-SECTIONS: dict[str, Any] = {
-    "dataset": Dataset,
-    "model": Model,
-    "whitening": Whitening,
-    "dictionary": Dictionary,
-    "measures": Measures,
-    "enrichment": Enrichment,
-    "explanations": Explanations,
-    "steering": Steering,
-    "factorial": Factorial,
-    "run": Run,
-}
-
-
-def parse(kind: str, values: Mapping[str, Any]) -> Any:
-    """Rebuild one validated section from the plain values that a rule carries in its params.
-
-    Parameters
-    ----------
-    kind
-        One of dataset, model, whitening, dictionary, measures, enrichment, explanations, steering, factorial, run; or
-        measures.<name>, the section of a further measure.
-    """
-    section, _, name = kind.partition(".")
-    model = Measures.model_fields[name].annotation if name else SECTIONS[section]
-    return TypeAdapter(model).validate_python(values, strict=False)
-
-
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """Overlay one mapping on another: mappings merge key by key, everything else (lists too) is replaced.
 
-    An overlay value of None under `models`, `null_models`, `whitenings` or `dictionaries` removes that entry.
+    An overlay value of None under `models`, `null_models`, `baselines`, `whitenings` or `dictionaries` removes that
+    entry.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in overlay.items():

@@ -16,6 +16,8 @@ __all__ = ["Dataset", "assign_splits", "load", "outputs", "prepare"]
 
 READERS = {
     "h5ad": "cells",
+    "image_crops": "image_crops",
+    "image_fields": "image_fields",
     "kang2018": "kang2018",
     "profiles": "profiles",
     "proteins": "proteins",
@@ -27,7 +29,12 @@ READERS = {
 
 def outputs(reader: str) -> list[str]:
     """Names of the files that a reader writes."""
-    own = {"proteins": ["annotations.parquet", "sequences.fasta"]}.get(reader, ["X.h5ad"])
+    images = ["crops.npy"]
+    own = {
+        "proteins": ["annotations.parquet", "sequences.fasta"],
+        "image_crops": images,
+        "image_fields": images,
+    }.get(reader, ["X.h5ad"])
     truth = ["truth.parquet"] if READERS[reader] == "simulated" else []
     return ["card.json", "obs.parquet", *own, *truth]
 
@@ -42,8 +49,8 @@ def prepare(config: DatasetBase, inputs: dict[str, Path], folder: Path) -> None:
     inputs
         Input name (as in `config.inputs`) → local file.
     folder
-        Where to write: obs.parquet, card.json, and X.h5ad or sequences.fasta and annotations.parquet; truth.parquet
-        for simulations. Equal inputs and configuration give equal bytes.
+        Where to write: obs.parquet, card.json, and X.h5ad, crops.npy, or sequences.fasta and
+        annotations.parquet; truth.parquet for simulations. Equal inputs and configuration give equal bytes.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from conceptome.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from conceptome.config.datasets import Profiles
+    from conceptome.config.datasets import ImagesBase, Profiles
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def prepare(config: Profiles, inputs: dict[str, Path], folder: Path) -> None:
     if config.scaffold is not None:
         smiles = need_column(config.scaffold.smiles, metadata.columns, "SMILES", where)
         metadata[config.scaffold.column] = scaffolds(schema.text_column(metadata[smiles]), where)
-    metadata.index = _sample_ids(config, metadata, where)
+    metadata.index = sample_ids(config, metadata, where)
     values = features.to_numpy(np.float64)
     schema.check_finite(values, names, where, "drop the column with ignore_columns, or impute its values before")
     control = schema.control_mask(metadata, config.control, where)
@@ -169,7 +169,7 @@ def replace_values(values: pd.Series, old: list[Any], new: Any, where: str) -> p
     return values.where(~text.isin(wanted), new)
 
 
-def _sample_ids(config: Profiles, metadata: pd.DataFrame, where: str) -> pd.Index:
+def sample_ids(config: Profiles | ImagesBase, metadata: pd.DataFrame, where: str) -> pd.Index:
     """Join the declared columns by ':', or number the rows."""
     import pandas as pd
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptome.datasets.splits import SPLITS, assign_splits, stream
+from conceptome.datasets.splits import SPLITS, assign_splits, planned_splits, stream
 from conceptome.datasets.tables import need_column, open_text, suggest
 from conceptome.errors import DataError
 from conceptome.files import atomic_path, read_json, read_parquet, write_json, write_parquet
@@ -66,6 +66,20 @@ class Dataset:
             The data set is one of sequences, or its file is damaged.
         """
         return read_h5ad(self._existing("X.h5ad"))
+
+    def crops(self) -> np.ndarray:
+        """Open the single-cell crops or tiles: (n, channels, h, w) uint8 or uint16, read from disk as they are used.
+
+        Raises
+        ------
+        DataError
+            The data set is not of images, or its file is damaged.
+        """
+        path = self._existing("crops.npy")
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error}): prepare the data set again") from None
 
     def sequences(self) -> dict[str, str]:
         """Read the chosen protein sequences: identifier → amino acids, in FASTA order."""
@@ -264,6 +278,8 @@ def build(
     control_is: str | None = None,
     group: str | None = None,
     control_group: str | None = None,
+    split_by: str | None = None,
+    plan: Mapping[str, Sequence[str]] | None = None,
     stratify: str | None = None,
     batch: str | None = None,
     extra: Sequence[str] = (),
@@ -289,6 +305,11 @@ def build(
     control_group
         Column of `frame` that is the group of controls. Where the group is a treatment, all controls have the same
         one, and would all go to one split: they are dealt apart from the others, by this column.
+    split_by
+        Column of `frame` that is wholly in one split where that is more than the group (the plate of a field); None:
+        the group. A group has one value of it.
+    plan
+        Split → values of `split_by` (or of the group) that make it up; None: they are drawn.
     stratify
         Column of `frame` whose values are spread over the splits in proportion (`assign_splits`), controls apart.
     extra
@@ -335,6 +356,7 @@ def build(
             f"Samples are split by {group or unit}, controls by {control_group}: a {control_group} may hold treated "
             f"samples of all splits, and its effect is not held out."
         )
+    dealt_units = obs["group"] if split_by is None else _split_units(frame, obs, split_by, where)
     if stratify is not None:
         strata = _strata(frame, obs, need_column(stratify, frame.columns, "stratify", where))
     # A data set that knows no batch still has the column, empty, so that every table has the same columns.
@@ -346,7 +368,10 @@ def build(
     )
     obs["split"] = None
     for rows in dealt:
-        obs.loc[rows, "split"] = assign_splits(obs.loc[rows, "group"], config.split, strata).to_numpy(object)
+        units = dealt_units[rows]
+        obs.loc[rows, "split"] = (
+            assign_splits(units, config.split, strata) if plan is None else planned_splits(units, plan, where)
+        ).to_numpy(object)
     if not (obs["control"] & (obs["split"] == "train")).any():
         raise DataError(
             f"{where}: none of the {int(obs['control'].sum())} controls is in the training split, where the whitening "
@@ -400,6 +425,27 @@ def build(
         "reports": reports,
     }
     return obs, card
+
+
+def _split_units(frame: pd.DataFrame, obs: pd.DataFrame, column: str, where: str) -> pd.Series:
+    """Return the column by which samples are split, one text per sample.
+
+    Raises
+    ------
+    DataError
+        It does not exist, is empty somewhere, or a group has two values of it.
+    """
+    units = text_column(frame[need_column(column, frame.columns, "split_by", where)])
+    units.index = obs.index
+    if units.isna().any():
+        raise DataError(f"{where}: split_by '{column}' is empty in {int(units.isna().sum())} samples: fill it in")
+    values = units.groupby(obs["group"]).nunique()
+    if (values > 1).any():
+        raise DataError(
+            f"{where}: group '{values.idxmax()}' has {int(values.max())} values of split_by '{column}', and would "
+            "stand on two sides of the split: choose a finer group"
+        )
+    return units
 
 
 def _strata(frame: pd.DataFrame, obs: pd.DataFrame, column: str) -> pd.DataFrame:

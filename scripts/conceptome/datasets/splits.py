@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,42 @@ def assign_splits(groups: pd.Series, split: Split, strata: pd.DataFrame | None =
     else:
         dealt = _stratify(strata.reindex(order, fill_value=False).to_numpy(bool), sizes)
     return groups.astype(str).map(dict(zip(order, dealt))).astype(object).rename("split")
+
+
+def planned_splits(units: pd.Series, plan: Mapping[str, Sequence[str]], where: str) -> pd.Series:
+    """Assign whole units to the splits that a study names for them.
+
+    Parameters
+    ----------
+    units
+        Unit (plate, say) of every sample, length n.
+    plan
+        train, validation, test → its units.
+
+    Returns
+    -------
+    pandas.Series
+        'train', 'validation' or 'test' per sample, index of `units`.
+
+    Raises
+    ------
+    DataError
+        A unit is in no split or in two, or a split names a unit that does not exist.
+    """
+    named = [(str(unit), split) for split in SPLITS for unit in plan.get(split, ())]
+    dealt = dict(named)
+    known = set(units.astype(str))
+    for unit, split in named:
+        if dealt[unit] != split:
+            raise DataError(f"{where}: split_plan puts '{unit}' into {dealt[unit]} and {split}: choose one")
+        if unit not in known:
+            raise DataError(
+                f"{where}: split_plan.{split} names '{unit}', which no sample has ({', '.join(sorted(known))})"
+            )
+    left = sorted(known - set(dealt))
+    if left:
+        raise DataError(f"{where}: split_plan leaves out '{left[0]}'" + f" and {len(left) - 1} more" * (len(left) > 1))
+    return units.astype(str).map(dealt).astype(object).rename("split")
 
 
 def _stratify(member: np.ndarray, sizes: dict[str, int]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from conceptome.models.base import (
     Embedding,
+    adam,
     dense,
     dense_batches,
     refuse_not_finite,
@@ -97,7 +98,7 @@ def _train(config: Autoencoder, X: np.ndarray) -> tuple[torch.nn.Sequential, dic
         torch.manual_seed(config.seed)
         encoder, decoder = build(X.shape[1], config.width, config.depth)
     order = torch.Generator().manual_seed(config.seed)
-    move = _adam([*encoder.parameters(), *decoder.parameters()], config.learning_rate)
+    move = adam([*encoder.parameters(), *decoder.parameters()], config.learning_rate)
     every = max(1, config.epochs // 10)
     losses: list[list[float]] = []
     for epoch in range(1, config.epochs + 1):
@@ -121,25 +122,6 @@ def _train(config: Autoencoder, X: np.ndarray) -> tuple[torch.nn.Sequential, dic
         "r2_train": 1 - residual / variance if variance > 0 else None,
         "dead_units": int((latent.amax(dim=0) == 0).sum()),
     }
-
-
-def _adam(parameters: list[torch.nn.Parameter], learning_rate: float) -> Callable[[], None]:
-    """A step of Adam that clears the gradients it used; making a torch.optim.Adam would import a compiler."""
-    import torch
-    from torch.optim.adam import adam
-
-    moments = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
-    steps = [torch.zeros(()) for _ in parameters]
-    rates = {"lr": learning_rate, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-
-    def move() -> None:
-        with torch.no_grad():
-            gradients = [p.grad for p in parameters]
-            adam(parameters, gradients, *moments, [], steps, amsgrad=False, maximize=False, **rates)
-        for p in parameters:
-            p.grad = None
-
-    return move
 
 
 def _encode(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptome.errors import ConfigError, DataError, SourceError
+from conceptome.models.checkpoint import find_folder, read_tensors, weight_files
+from conceptome.models.taps import Stack
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ HUB_FILES = ["config.json", "vocab.txt"]
 BESIDE = re.compile(
     r"(pooler|contact_head|lm_head|classifier)\."
     r"|embeddings\.(position_ids|position_embeddings\.weight)$"
-    r"|(encoder\.layer\.\d+\.attention\.self\.)?rotary_embeddings\.inv_freq$"
+    r"|(encoder\.layer\.(\d+|\*)\.attention\.self\.)?rotary_embeddings\.inv_freq$"
 )
 LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 FREQUENCIES = "rotary_embeddings.inv_freq"
@@ -99,109 +100,15 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     return Vocabulary(tokens, of_letter)
 
 
-def origin(config: Esm2, folder: Path) -> dict[str, str | None]:
-    """Where the weights came from, for the card; of a local path only the folder's name."""
-    if config.hub is not None:
-        return {"hub": config.hub, "revision": config.revision}
-    return {"source": config.source} if config.source is not None else {"path": folder.name}
-
-
 def find_weights(config: Esm2, weights: Path | None) -> Path:
-    """Folder of the checkpoint: the one retrieved for the source, a local one, or a download from the hub.
-
-    Raises
-    ------
-    ConfigError
-        No weights are declared, or a hub model has no revision.
-    SourceError
-        The weights were not retrieved, or the hub cannot be reached.
-    """
-    if weights is not None:
-        return Path(weights)
-    if config.path is not None:
-        return Path(config.path)
-    if config.hub is not None:
-        return _from_hub(config)
-    if config.source is not None:
-        raise SourceError(f"model 'esm2': the weights of source '{config.source}' were not retrieved")
-    raise ConfigError("model 'esm2' needs weights: give one of source, path and hub")
-
-
-def _from_hub(config: Esm2) -> Path:
-    """Download a pinned revision of a hub model; safetensors where there are any, else the .bin."""
-    if config.revision is None:
-        raise ConfigError(
-            f"model 'esm2': hub '{config.hub}' needs a revision (a commit), so that its weights stay fixed"
-        )
-    from huggingface_hub import snapshot_download
-
-    def fetch(patterns: list[str]) -> Path:
-        try:
-            return Path(snapshot_download(config.hub, revision=config.revision, allow_patterns=patterns))
-        except Exception as error:  # the hub client raises many kinds; all mean that the weights are not there
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise SourceError(
-                f"model 'esm2': '{config.hub}' at revision {config.revision} cannot be had from the hub ({reason}); "
-                "download it elsewhere and give the folder as model.path"
-            ) from None
-
-    folder = fetch([*HUB_FILES, "model*.safetensors", "model.safetensors.index.json"])
-    if list(folder.glob("model*.safetensors")):
-        return folder
-    return fetch([*HUB_FILES, "pytorch_model*.bin", "pytorch_model.bin.index.json"])
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Files that hold a checkpoint's weights: one file, or the parts that its index names.
-
-    Raises
-    ------
-    SourceError
-        None are there, or a part is missing.
-    """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.exists():
-            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            outside = [part for part in parts if Path(part).name != part]
-            if outside:
-                raise SourceError(
-                    f"{folder / index.name} names {outside[0]!r}, which is no name of a file there: refused"
-                )
-            missing = [part for part in parts if not (folder / part).exists()]
-            if missing:
-                raise SourceError(f"{folder}: {index.name} names {missing[0]}, which is not there")
-            return [folder / part for part in parts]
-    raise SourceError(f"{folder} holds no weights: model.safetensors or pytorch_model.bin is needed")
-
-
-def _read(path: Path, prefix: str, wanted: Callable[[str], bool]) -> tuple[set[str], dict[str, torch.Tensor]]:
-    """All names in a weight file, without `prefix`, and the tensors that are wanted; never runs code from the file."""
-    import torch
-
-    def select(keys: Iterable[str], get: Callable[[str], torch.Tensor]) -> tuple[set[str], dict[str, torch.Tensor]]:
-        names = {key.removeprefix(prefix): key for key in keys}
-        return set(names), {name: get(key) for name, key in names.items() if wanted(name)}
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as handle:
-                return select(handle.keys(), handle.get_tensor)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return select(state, state.__getitem__)
-    except Exception as error:  # safetensors, zipfile and the unpickler each have their own errors for a bad file
-        raise SourceError(
-            f"{path} cannot be read as weights ({type(error).__name__}): it is truncated, corrupt, or not a plain "
-            "checkpoint; fetch it again"
-        ) from None
+    """Folder of the checkpoint; see `checkpoint.find_folder`."""
+    return find_folder(config, weights, HUB_FILES)
 
 
 def load_encoder(folder: Path, layer: int, vocabulary: Vocabulary) -> tuple[torch.nn.Module, int]:
     """Load the first `layer` blocks of an ESM-2 encoder; return it in evaluation mode with the number of all blocks.
+
+    With all of them comes the final layer norm.
 
     Every weight of the full encoder must be in the checkpoint and nothing unknown beside it: a renamed or missing
     tensor is an error, never a randomly initialised layer.
@@ -267,7 +174,7 @@ def read_head(folder: Path, model: torch.nn.Module, vocabulary: Vocabulary) -> d
     """
     state: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
-        state |= _read(path, HEAD, lambda name: name in HEAD_SHAPES)[1]
+        state |= read_tensors(path, HEAD, lambda name: name in HEAD_SHAPES)[1]
     embedding = model.embeddings.word_embeddings.weight.detach()
     if "dense.weight" not in state:
         return None
@@ -297,6 +204,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ("torch_dtype", "dtype", "architectures")}
 
 
+def _usual(name: str) -> str:
+    """Name of a weight in the model; transformers 5 writes norms under names that were given up long ago."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
 def _read_encoder(folder: Path, expected: dict[str, Any], layer: int, total: int) -> dict[str, torch.Tensor]:
     """Read what the first `layer` of `total` blocks need, once it is certain that the whole encoder is there."""
 
@@ -310,9 +222,11 @@ def _read_encoder(folder: Path, expected: dict[str, Any], layer: int, total: int
     state: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         # A model with a head keeps its encoder under the prefix 'esm.'; a bare encoder has no prefix.
-        names, tensors = _read(path, "esm.", lambda name: needed(name) and (name in expected or FREQUENCIES in name))
-        seen |= names
-        state |= tensors
+        names, tensors = read_tensors(
+            path, "esm.", lambda name: needed(_usual(name)) and (_usual(name) in expected or FREQUENCIES in name)
+        )
+        seen |= set(map(_usual, names))
+        state |= {_usual(name): tensor for name, tensor in tensors.items()}
     missing = sorted(set(expected) - seen)
     if missing:
         raise SourceError(
@@ -349,3 +263,15 @@ def shuffle(model: torch.nn.Module, seed: int) -> None:
             rng = np.random.default_rng([seed, *name.encode()])
             order = torch.from_numpy(rng.permutation(parameter.numel()))
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
+
+
+def stack_of(model: torch.nn.Module) -> Stack:
+    """Where activations are taken from an encoder that has all its blocks, or the first ones."""
+    blocks = list(model.encoder.layer)
+    return Stack(
+        blocks=blocks,
+        attention=[block.attention.output.dense for block in blocks],
+        feed_forward=[block.output.dense for block in blocks],
+        norms=[block.attention.LayerNorm for block in blocks],
+        final=model.encoder.emb_layer_norm_after,
+    )

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptome.errors import DataError
-from conceptome.models.base import Embedding, dense_batches, table, torch_threads, training_rows, variable_genes
+from conceptome.models.base import (
+    Embedding,
+    dense_batches,
+    need_counts,
+    table,
+    torch_threads,
+    training_counts,
+    variable_genes,
+)
 
 if TYPE_CHECKING:
     from conceptome.config.models import Scvi
@@ -37,31 +45,20 @@ def embed(config: Scvi, dataset: Dataset, *, threads: int, weights: Path | None)
         The data set has no raw counts or marks no highly variable genes, or training diverged.
     """
     adata = table(dataset, "scvi")
-    if "counts" not in adata.layers:
-        raise DataError(
-            "model 'scvi' is trained on raw counts, and this data set has none: declare them (dataset.counts), "
-            "or use model 'pca'"
-        )
+    need_counts(adata, "scvi")
     if "highly_variable" not in adata.var or not adata.var["highly_variable"].any():
         raise DataError(
             "model 'scvi' is trained on highly variable genes, but this data set marks none: prepare it again"
         )
-    genes = variable_genes(adata)
-    counts = adata.layers["counts"][:, genes].astype(np.float32)
-    rows = training_rows(dataset, "scvi")
-    # scVI takes the logarithm of a cell's total: a cell without any counted gene cannot be trained on, only encoded.
-    empty = np.asarray(counts.sum(axis=1)).ravel() == 0
-    chosen = np.flatnonzero(rows & ~empty)
-    if len(chosen) < 2:
-        raise DataError(f"model 'scvi' needs at least 2 training cells with counts; there are {len(chosen)}")
+    counts, chosen, sizes = training_counts(adata, dataset, "scvi")
     with torch_threads(threads):
         model, training = _train(config, counts[chosen], threads)
-    training |= {"n": len(chosen), "n_genes": int(genes.sum()), "n_without_counts": int((rows & empty).sum())}
+    training |= sizes
     card = {
         "layer": config.layer,
         "training": training,
-        "decoder": {"genes": [str(name) for name in adata.var_names[genes]]},
-        "notes": [f"trained on {len(chosen)} cells of the training split × {int(genes.sum())} highly variable genes"],
+        "decoder": {"genes": [str(name) for name in adata.var_names[variable_genes(adata)]]},
+        "notes": [f"trained on {len(chosen)} cells of the training split × {sizes['n_genes']} highly variable genes"],
     }
     return Embedding(_encode(model, config.layer, counts, threads), card, decoder_arrays(model))
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 from conceptome.errors import SourceError
 from conceptome.sources.entries import MIRROR_VARIABLE, Package, SourceEntry
-from conceptome.sources.retrieval import HEADERS, difference, installed_member, pip_complaint
+from conceptome.sources.retrieval import difference, installed_member, pip_complaint
+from conceptome.sources.transfer import HEADERS, http_address
 
 DEADLINE_S = 5.0
 CONNECT_S = 3.0
@@ -159,7 +160,9 @@ def _head(url: str, size: int) -> Callable[[float], str | None]:
         import requests
 
         try:
-            answer = requests.head(url, timeout=min(CONNECT_S, deadline), allow_redirects=True, headers=HEADERS)
+            answer = requests.head(
+                http_address(url), timeout=min(CONNECT_S, deadline), allow_redirects=True, headers=HEADERS
+            )
         except requests.RequestException:
             return "no connection"
         # A server may not know HEAD (405, 501) and still have the file.
@@ -233,4 +236,6 @@ def _judge(entry: SourceEntry, mirrors: Sequence[Path], answers: dict[str, str |
         else:
             complete = False
             reasons.extend(f"{place}: {problem}" for place, problem in problems.items())
+    if not complete and entry.by_hand is not None:
+        reasons.append(f"to be made by hand: {entry.by_hand}")
     return Status(entry.name, complete, "; ".join(dict.fromkeys(places if complete else reasons)))

@@ -16,7 +16,7 @@ MIRROR_VARIABLE = "CONCEPTOME_MIRROR"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(gt=0)]
-Url = Annotated[str, Field(pattern=r"^https?://[^/]+/[^\s\[\]]+$")]
+Url = Annotated[str, Field(pattern=r"^(https?|s3)://[^/]+/[^\s\[\]]+$")]
 Conversion = Literal["torch_to_safetensors", "pickled_frame_to_csv", "domains_to_fasta", "domains_to_table"]
 
 
@@ -35,7 +35,10 @@ class Content(Strict):
 
     sha256: Sha256 = Field(description="of the published file, before any conversion")
     size: Size = Field(description="bytes, of the published file")
-    url: Url | None = Field(None, description="public address, at a pinned commit or version, URL-quoted")
+    url: Url | None = Field(
+        None,
+        description="public address (https, or s3 of a public bucket), at a pinned commit or version, URL-quoted",
+    )
     member: str | None = Field(None, description="path inside the package's wheel")
     convert: Conversion | None = Field(None, description="conversion that follows once the hash is verified")
 
@@ -56,6 +59,15 @@ class SourceEntry(Strict):
     licence: str
     citation: str
     stand_in: str | None = Field(None, description="what the file really is, when it stands in for another")
+    by_hand: str | None = Field(
+        None, description="how a person makes the file, where no public address has it as it is"
+    )
+    # Left out of what is written down while it says nothing, so that records from before this key stay as they are.
+    redistribute: bool = Field(
+        True,
+        description="false: its terms do not let us pass its samples on, so that exports leave out what shows them",
+        exclude_if=lambda allowed: allowed,
+    )
     sha256: Sha256 | None = None
     size: Size | None = None
     url: Url | None = None
@@ -75,8 +87,8 @@ class SourceEntry(Strict):
         elif self.sha256 is None or self.size is None:
             raise ValueError("give 'sha256' and 'size' (or 'files', for a folder)")
         for name, content in self.contents().items():
-            if content.url is None and content.member is None:
-                raise ValueError(f"{name}: give 'url' or 'package' and 'member'")
+            if content.url is None and content.member is None and self.by_hand is None:
+                raise ValueError(f"{name}: give 'url' or 'package' and 'member', or 'by_hand'")
             if content.member is not None and self.package is None:
                 raise ValueError(f"{name}: 'member' needs 'package' (name and version)")
         return self

