@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from conceptome.config.papers import Correction, Paper, Quantity, Status
 from conceptome.errors import DataError
@@ -36,7 +36,11 @@ CORRECTION_COLUMNS = {
     "study": "object",
     "flaw": "object",
     "correction": "object",
-    **{f"{which}{part}": "float64" for which in ("original", "corrected") for part in ("", "_low", "_high")},
+    **{
+        f"{which}{part}": "float64"
+        for which in ("original", "corrected")
+        for part in ("", "_low", "_high", "_null", "_n", "_n_seeds")
+    },
     "digits": "int64",
 }
 
@@ -102,12 +106,13 @@ def evaluate(quantity: Quantity, study: str, tables: Tables) -> dict[str, float]
     Raises
     ------
     DataError
-        A column is missing, or no row is meant.
+        A column is missing (that of the interval or the null too), or no row is meant.
     """
     study = quantity.study or study
     rows = tables(study, quantity.table)
     own_null = quantity.against if isinstance(quantity.against, str) else None
-    for column in (*quantity.where, quantity.column):
+    named = (*quantity.where, quantity.column, quantity.low, quantity.high, own_null)
+    for column in filter(None, named):
         if column not in rows:
             raise DataError(f"study {study}: table {quantity.table} has no column '{column}': correct the paper's item")
     for column, value in quantity.where.items():
@@ -123,11 +128,12 @@ def evaluate(quantity: Quantity, study: str, tables: Tables) -> dict[str, float]
     parts = parts or [rows]
 
     def of(column: str | None) -> list[float]:
-        return [_combine(part[column], quantity) for part in parts] if column in rows else []
+        return [_combine(part[column], quantity) for part in parts] if column else []
 
     values, lows, highs = of(quantity.column), of(quantity.low), of(quantity.high)
     if isinstance(quantity.against, Quantity):
-        null = evaluate(quantity.against, study, tables)["value"]
+        # Of a null only its value counts: no null of its own is looked up.
+        null = evaluate(quantity.against.model_copy(update={"against": None}), study, tables)["value"]
     else:
         null = _median(of(own_null))
     return {
@@ -188,7 +194,10 @@ def status(study: str, paper: Paper, tables: Tables) -> pd.DataFrame:
 
 
 def corrections(study: str, paper: Paper, tables: Tables) -> pd.DataFrame:
-    """Set the numbers with and without each known flaw side by side: the columns of `CORRECTION_COLUMNS`."""
+    """Set the numbers with and without each known flaw side by side: the columns of `CORRECTION_COLUMNS`.
+
+    Each number has its interval, null, n and seeds, as in `evaluate`.
+    """
     import pandas as pd
 
     def numbers(flaw: Correction) -> Iterator[tuple[str, float]]:
@@ -196,7 +205,8 @@ def corrections(study: str, paper: Paper, tables: Tables) -> pd.DataFrame:
             quantity = getattr(flaw, which)
             if quantity is not None:
                 found = evaluate(quantity, study, tables)
-                yield from ((which, found["value"]), (f"{which}_low", found["low"]), (f"{which}_high", found["high"]))
+                yield which, found["value"]
+                yield from ((f"{which}_{part}", found[part]) for part in ("low", "high", "null", "n", "n_seeds"))
 
     rows = [
         {"study": study, "flaw": flaw.flaw, "correction": flaw.correction, "digits": flaw.digits, **dict(numbers(flaw))}
@@ -213,6 +223,12 @@ def _between(value: float, low: float, high: float, digits: int) -> str:
     if value != value:
         return ""
     return f"{_number(value, digits)} [{_number(low, digits)}, {_number(high, digits)}]"
+
+
+def _pair(row: Any, part: str) -> str:
+    """A count of both numbers of a correction, once where they agree."""
+    both = (_number(getattr(row, f"{which}_{part}"), 0) for which in ("original", "corrected"))
+    return ", ".join(dict.fromkeys(filter(None, both)))
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -303,11 +319,15 @@ def page(study: str, paper: Paper, items: pd.DataFrame, flaws: pd.DataFrame) -> 
                 row.flaw,
                 row.correction,
                 _between(row.original, row.original_low, row.original_high, row.digits),
+                _number(row.original_null, row.digits),
                 _between(row.corrected, row.corrected_low, row.corrected_high, row.digits),
+                _number(row.corrected_null, row.digits),
+                *(_pair(row, part) for part in ("n", "n_seeds")),
             ]
             for row in flaws.itertuples()
         ]
-        lines += ["## Corrected", "", *_table(["the original", "here", "as the original", "corrected"], rows), ""]
+        header = ["the original", "here", "as the original", "null", "corrected", "null", "n", "seeds"]
+        lines += ["## Corrected", "", *_table(header, rows), ""]
     lines += ["## The original setting", "", paper.original.strip(), ""]
     return "\n".join(lines)
 
@@ -319,8 +339,11 @@ def summary(papers: Mapping[str, Paper], items: Mapping[str, pd.DataFrame]) -> s
         for row in table.drop_duplicates("item").itertuples():
             here = _between(row.value, row.low, row.high, row.digits)
             theirs = row.paper_text or _number(row.paper, row.digits)
-            rows.append([f"[{study}]({study}.md)", row.item, row.status, row.quantity, theirs, here, row.because])
-    header = ["paper", "figure or table", "status", "first number", "paper", "here [interval]", "what stands for what"]
+            beside = [_number(row.null, row.digits), _number(row.n, 0), _number(row.n_seeds, 0)]
+            place = [f"[{study}]({study}.md)", row.item, row.status]
+            rows.append([*place, row.quantity, theirs, here, *beside, row.because])
+    header = ["paper", "figure or table", "status", "first number", "paper", "here [interval]", "null", "n", "seeds"]
+    header.append("what stands for what")
     titles = [f"- `{study}`: {paper.authors}, {paper.title}, {paper.reference}" for study, paper in papers.items()]
     return "\n".join(["# Papers", "", *titles, "", *_table(header, rows), ""])
 

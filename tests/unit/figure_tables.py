@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import figure_tables_atoms
 import numpy as np
 import pandas as pd
@@ -221,10 +223,16 @@ def reconstruction(rng):
                     "fvu_raw": fvu,
                     "fvu_null": 2 - fvu,
                     "dead": dead,
+                    "dead_low": max(0, dead - 5),
+                    "dead_high": dead + 5,
+                    "dead_null": 0.5,
+                    "dead_null_low": 0.0,
+                    "dead_null_high": 2.0,
                     "dense": 3,
                     "m": study["m"],
                     "d": study["d"],
                     "n": {"kang2018": 400, "cell_injury": 640, "yeast": 17853}.get(key["dataset"], 1200),
+                    "n_train": 1000,
                 }
             )
     return {
@@ -337,6 +345,8 @@ def labels(rng):
                             "q": min(1.0, 60 * 10 ** (-40 * abs(auroc - 0.5))),
                             "null_auroc": 0.58,
                             "n_term": 30 + 5 * index,
+                            "unit": "group" if label == "batch" else "sample",
+                            "n_groups": 17,
                             "n": 400,
                             "split": "test",
                         }
@@ -369,7 +379,7 @@ def perturbations(rng):
                         | common
                         | {"atom": atom, "label": name, "effect": effect, "low": effect - 0.1, "high": effect + 0.1}
                         | {"q": 10 ** (-10 * abs(effect)), "null": 0.0, "null_low": -0.12, "null_high": 0.12}
-                        | {"n_levels": 4, "n": 400}
+                        | {"statistic": "spearman", "n_levels": 4, "n": 400}
                     )
     return {"perturbations": pd.DataFrame(rows), "label_trends": pd.DataFrame(trends)}
 
@@ -425,7 +435,24 @@ def gene_sets(rng):
                         | {f"log10_q_{test}": np.log10(q) * power for test, power in (("naive", 2), ("camera", 0.3))}
                         | {"log10_q": np.log10(q), "representative": True, "cluster": 1}
                     )
-    return {"gene_sets": pd.DataFrame(rows), "gene_sets_best": pd.DataFrame(best)}
+    return {"gene_sets": pd.DataFrame(rows), "gene_sets_best": pd.DataFrame(best), "gene_programmes": _genes(rng)}
+
+
+def _genes(rng):
+    """Ten genes up and ten down for every atom."""
+    rows = []
+    for key, _ in _fits(["kang2018"]):
+        for atom in range(20):
+            for direction, sign in (("up", 1), ("down", -1)):
+                for rank in range(1, 11):
+                    effect = sign * (0.8 - 0.05 * rank) * (0.9 + 0.1 * rng.random())
+                    rows.append(
+                        key
+                        | {"atom": atom, "direction": direction, "rank": rank, "gene": f"GENE{atom}{direction}{rank}"}
+                        | {"effect": effect, "low": effect - 0.06, "high": effect + 0.05, "q": 1e-4}
+                        | {"null_effect": 0.33, "n": 398}
+                    )
+    return pd.DataFrame(rows)
 
 
 CONCEPTS = [
@@ -481,7 +508,23 @@ def residues(rng):
                         "n_residues_test": 17853,
                     }
                 )
-    return {"residues": pd.DataFrame(rows), "residue_counts": _residue_counts(pd.DataFrame(rows))}
+    frame = pd.DataFrame(rows)
+    return {"residues": frame, "residue_counts": _residue_counts(frame), "residue_structure": _structure(rng)}
+
+
+def _structure(rng):
+    """Nearness in space of thirty atoms."""
+    rows = []
+    for key, _ in _fits(["yeast"]):
+        for atom in range(30):
+            near = 0.1 + 0.2 * GOOD[key["method"]] * rng.random()
+            rows.append(
+                key
+                | {"atom": atom, "sign": 1, "near": near, "low": near - 0.03, "high": near + 0.04, "null": 0.12}
+                | {"null_low": 0.08, "null_high": 0.16, "q": 10 ** (-30 * max(near - 0.15, 0)), "n_proteins": 9}
+                | {"n_atoms": 30}
+            )
+    return pd.DataFrame(rows)
 
 
 def _residue_counts(frame):
@@ -529,6 +572,8 @@ def stability(rng):
                                 "low": cosine.mean() - 0.02,
                                 "high": cosine.mean() + 0.02,
                                 "shared": (cosine > 0.7).mean(),
+                                "shared_low": max(0.0, (cosine > 0.7).mean() - 0.05),
+                                "shared_high": min(1.0, (cosine > 0.7).mean() + 0.05),
                                 "null": 0.3,
                                 "null_low": 0.29,
                                 "null_high": 0.31,
@@ -536,6 +581,9 @@ def stability(rng):
                                 "shared_null_high": 0.0,
                                 "matched_on": "decoder and encoder" if method == "topk" else "decoder",
                                 "effective_rank": 0.9 * study["d"],
+                                "coherence_null": 0.45,
+                                "coherence_null_low": 0.4,
+                                "coherence_null_high": 0.5,
                                 "k": 32,
                                 "coherence": {"pca": 0.0, "icfl": 0.88, "topk": 0.97, "ica": 0.2, "random": 0.4}[
                                     method
@@ -636,6 +684,7 @@ def recovery(rng):
                                 "null_low": 0.03,
                                 "null_high": 0.12 + 0.02 * rng.random(),
                                 "completeness_low": r2 - 0.03,
+                                "completeness_null": -0.01,
                                 "completeness_high": r2 + 0.03,
                                 "n": 1200,
                                 "completeness_r2": r2,
@@ -801,6 +850,26 @@ def intrinsic_dimension(rng):
     return {"intrinsic_dimension": table.rename(columns={"value": "dimension"})}
 
 
+def layers(rng):
+    """Accuracy that rises and falls over the layers, the best of validation chosen."""
+    rows, dimensions = [], []
+    for data, model in (("yeast", "esm2"), ("kang2018", "scvi")):
+        place = {"dataset": data, "model": model, "whitening": "none"}
+        for layer in range(5):
+            here = {**place, "layer": layer, "chosen": layer == 3}
+            for label in ("residue", "condition")[: 1 if data == "yeast" else 2]:
+                row = {**here, "label": label, "criterion": "best", "n_validation": 300, "n_test": 310}
+                for split in ("validation", "test"):
+                    value = 0.5 + 0.1 * layer - 0.02 * layer**2 + 0.02 * rng.random()
+                    row |= {split: value, f"{split}_low": value - 0.04, f"{split}_high": value + 0.03}
+                    row |= {f"{split}_null": 0.21, f"{split}_null_low": 0.18, f"{split}_null_high": 0.24}
+                rows.append(row)
+            value = 9.0 + layer + rng.random()
+            ends = {"low": value - 0.5, "high": value + 0.6, "null": 22.0, "null_low": 21.0, "null_high": 23.0}
+            dimensions.append({**here, "dimension": value, **ends, "d": 320, "n": 2000})
+    return {"layers": pd.DataFrame(rows), "layers_dimension": pd.DataFrame(dimensions)}
+
+
 def spread(rng):
     entries = {"participation ratio": 8.1, "eigenvalue early enrichment": 0.7, "Vasicek ratio MSE": 0.4}
     return {"spread": _of_spaces(rng, "statistic", {**entries, "average cosine": 0.2})}
@@ -848,12 +917,18 @@ def crystals(rng):
         for model in STUDIES[data]["models"]:
             for whitening in STUDIES[data]["whitenings"]:
                 key = {"dataset": data, "model": model, "whitening": whitening, "step": step, "beside": beside}
-                for projection, value in (("none", 0.2), ("LDA", 0.7)):
-                    rows.append(
-                        key
-                        | {"projection": projection, "silhouette": value, **_measured(rng, value, null=-0.1)}
-                        | {"p": 0.02, "n_relations": len(relations), "n_columns": 7, "n_steps": 14, "n": 1900}
-                    )
+                fits = [("classes", "", "", np.nan)]
+                fits += [("atoms", name, name, seed) for name, seeds in METHODS.items() for seed in range(seeds)]
+                for (points, dictionary, method, seed), shape in product(fits, ("parallelogram", "trapezoid")):
+                    named = {"points": points, "dictionary": dictionary, "method": method, "seed": seed, "shape": shape}
+                    for projection, value in (("none", 0.2), ("LDA", 0.7)):
+                        value -= 0.05 * (seed if dictionary else 0)
+                        rows.append(
+                            {**key, **named, "projection": projection, "silhouette": value, "random_high": 0.1}
+                            | _measured(rng, value, null=-0.1)
+                            | {"p": 0.02, "n_relations": len(relations), "n_columns": 7, "n_steps": 14, "n": 1900}
+                        )
+                for projection in ("none", "LDA"):
                     for number, relation in enumerate(relations):
                         place = rng.standard_normal((7, 2)) + 4 * np.array([np.cos(2 * number), np.sin(2 * number)])
                         steps.append(
@@ -932,37 +1007,8 @@ def factorial(rng):
     return {**effects(cells, settings, [0, 1, 2]), "factorial": cells.drop(columns="draws")}
 
 
-MAKERS = {
-    "activations": activations,
-    "reconstruction": reconstruction,
-    "selectivity": selectivity,
-    "probes": probes,
-    "labels": labels,
-    "gene_sets": gene_sets,
-    "perturbations": perturbations,
-    "residues": residues,
-    "stability": stability,
-    "recovery": recovery,
-    "coverage": coverage,
-    "sparse_probes": sparse_probes,
-    "space_probes": space_probes,
-    "absorption": absorption,
-    "identifiability": identifiability,
-    "monosemanticity": monosemanticity,
-    "isolation": isolation,
-    **figure_tables_atoms.MAKERS,
-    "multidimensional": multidimensional,
-    "intrinsic_dimension": intrinsic_dimension,
-    "spread": spread,
-    "lobes": lobes,
-    "crystals": crystals,
-    "eigenvalue_slope": eigenvalue_slope,
-    "explanations": explanations,
-    "steering": steering,
-    "factorial": factorial,
-}
-
-
 def tables(figure: str) -> dict[str, pd.DataFrame]:
-    """All tables of one figure."""
-    return MAKERS[figure](np.random.default_rng(7))
+    """All tables of one figure: the function of its name makes them, here or in figure_tables_atoms."""
+    maker = globals().get(figure) or getattr(figure_tables_atoms, figure, None)
+    assert maker, f"figure '{figure}': write a function {figure}(rng) in tests/unit/figure_tables.py that makes tables"
+    return maker(np.random.default_rng(7))

@@ -65,7 +65,9 @@ def data_stability(rng):
             rows.append(
                 key | {"repeat": 0, "differs": differs, "mean_cosine": value, **spread(value, 0.04)}
                 | {"shared": value / 2, "null": 0.3, "null_low": 0.28, "null_high": 0.32, "coherence": 0.8}
-                | {"effective_rank": d * rng.uniform(0.6, 1), "m": m, "n_a": 500, "n_b": 510}
+                | {"effective_rank": (rank := d * rng.uniform(0.6, 1)), "m": m, "n_a": 500, "n_b": 510}
+                | {"effective_rank_low": 0.95 * rank, "effective_rank_high": 1.05 * rank}
+                | {"effective_rank_null": 0.9 * d}
             )  # fmt: skip
     return {"data_stability": pd.DataFrame(rows)}
 
@@ -166,13 +168,45 @@ def latent_scaling(rng):
     return {"latent_scaling": frame, "latent_scaling_atoms": pd.concat(atoms, ignore_index=True)}
 
 
-MAKERS = {
-    "latent_scaling": latent_scaling,
-    "model_similarity": model_similarity,
-    "diversity": diversity,
-    "data_stability": data_stability,
-    "agreement": agreement,
-    "plausibility": plausibility,
-    "families": families,
-    "variance_partition": variance_partition,
-}
+def dose_curves(rng):
+    curves, atoms = [], []
+    for key, _, _ in fits(1):
+        for rank in (1, 2, 3):
+            own = key | {"label": "dose_uM", "atom": rank - 1, "name": str(rank - 1), "rank": rank}
+            for dose in (0.0, 5.0, 15.0, 50.0):
+                value = rng.uniform(0.5, 1) * (1 + dose / 20)
+                curves.append(
+                    own | {"dose": dose, "mean": value, **spread(value, 0.1), "null": 1.2, "null_low": 1.0}
+                    | {"null_high": 1.4, "n_groups": 4, "n": 120}
+                )  # fmt: skip
+            atoms.append(
+                own | {"effect_train": 0.7, "effect": 0.6, **spread(0.6, 0.1), "null": 0.0, "null_low": -0.2}
+                | {"null_high": 0.2, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9, "control_auroc": 0.55}
+                | {"control_auroc_high": 0.65, "control_pairs": 15, "n_active": 300, "n": 480}
+            )  # fmt: skip
+    return {"dose_curves": pd.DataFrame(curves), "dose_curves_atoms": pd.DataFrame(atoms)}
+
+
+def galleries(rng):
+    atoms, crops = [], []
+    for key, _, _ in fits(1):
+        for rank in (1, 2):
+            own = key | {"atom": rank, "rank": rank}
+            value = rng.uniform(0.6, 0.8)
+            atoms.append(
+                own | {"label": "compound", "best_class": "cycloheximide", "auroc_train": 0.9, "purity": value}
+                | {**spread(value, 0.1), "null": 0.4, "null_low": 0.3, "null_high": 0.5, "brightness": 0.8}
+                | {"baseline": 0.7, "baseline_low": 0.6, "baseline_high": 0.8}
+                | {"brightness_low": 0.7, "brightness_high": 0.9}
+                | {"brightness_null_low": -0.2, "brightness_null_high": 0.2}
+                | {"n_top": 37, "n_active": 200, "n": 746}
+            )  # fmt: skip
+            for position in range(5):
+                pixels = rng.integers(100, 4000, (3, 16, 16)).astype("<u2")
+                crops.append(
+                    own | {"kind": "top" if position < 3 else "control", "position": position % 3, "sample_id": "s1"}
+                    | {"class": "cycloheximide", "batch": "P1", "group": "f1", "code": rng.uniform(0.1, 20)}
+                    | {"pixels": pixels.tobytes(), "shape": "3×16×16", "patches": 16}
+                    | {"map": rng.random(16).astype("<f4").tobytes()}
+                )  # fmt: skip
+    return {"galleries": pd.DataFrame(atoms), "galleries_crops": pd.DataFrame(crops)}

@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.metrics import f1_score
 
 from conceptome.config.further import Absorption
+from conceptome.datasets.ontology import families, find_terms, read_ontology
 from conceptome.errors import DataError
 from conceptome.measures.absorption import TABLES, absorbers, best_cut, hierarchies, measure
 from conceptome.measures.tables import assemble
@@ -121,6 +122,113 @@ def test_parents_from_a_table_are_the_same_as_nested_labels():
     np.testing.assert_array_equal(nested.labels.members, named.labels.members)
     np.testing.assert_array_equal(nested.child, named.child)
     assert nested.children == named.children == [["A0", "A1", "A2"], ["B0", "B1", "B2"]]
+
+
+OBO = """format-version: 1.2
+data-version: releases/2024-01-01
+ontology: t
+
+[Term]
+id: T:0000001
+name: root
+
+[Term]
+id: T:0000010
+name: Kingdom A
+is_a: T:0000001 ! root
+
+[Term]
+id: T:0000011
+name: order of A
+is_a: T:0000010 {is_inferred="true"} ! Kingdom A
+
+[Term]
+id: T:0000100
+name: species a zero
+synonym: "A0" EXACT [PMID:1]
+is_a: T:0000011 ! order of A
+
+[Term]
+id: T:0000101
+name: a1
+alt_id: T:0000109
+is_a: T:0000011 ! order of A
+
+[Term]
+id: T:0000102
+name: third species
+synonym: "A2" RELATED []
+is_a: T:0000001 ! root
+relationship: part_of T:0000010 ! Kingdom A
+
+[Term]
+id: T:0000103
+name: B0
+is_a: T:0000001 ! root
+
+[Term]
+id: T:0000104
+name: B1
+is_a: T:0000010 ! Kingdom A
+is_obsolete: true
+
+[Typedef]
+id: part_of
+name: part of
+is_transitive: true
+"""
+
+
+def test_parents_from_an_ontology(tmp_path):
+    (tmp_path / "t.obo").write_text(OBO)
+    space, _ = planted(3000)
+    ontology = {"path": str(tmp_path / "t.obo"), "terms": {"A2": "T:0000102"}}
+
+    def trees(**changes):
+        keys = {"ontologies": {"species": ontology | changes}, "bootstraps": 10, "permutations": 5}
+        return hierarchies(space, Absorption(**keys))[0]
+
+    # A2 is part of the kingdom, not a kind of it; above A0 and A1 alone, the order is lower than the kingdom.
+    plain = trees()
+    assert plain.labels.names == ["order of A (T:0000011)"]
+    assert plain.children == [["A0", "A1"]]
+    both = trees(relations=["is_a", "part_of"])
+    assert both.labels.names == ["Kingdom A (T:0000010)", "order of A (T:0000011)"]
+    assert both.children == [["A0", "A1", "A2"], ["A0", "A1"]]
+    table = {"species": {"Kingdom A": ["A0", "A1", "A2"], "order": ["A0", "A1"]}}
+    named = hierarchies(space, CONFIG.model_copy(update={"nested": [], "parents": table}))[0]
+    np.testing.assert_array_equal(both.labels.members, named.labels.members)
+    np.testing.assert_array_equal(both.child, named.child)
+
+
+def test_a_class_may_be_a_parent_itself(tmp_path):
+    (tmp_path / "t.obo").write_text(OBO)
+    graph = read_ontology(tmp_path / "t.obo", ["is_a", "part_of"])
+    terms, unknown = find_terms(graph, ["kingdom a", "A0", "x (T:0000109)", "B0", "nowhere"], {})
+    assert terms == {"kingdom a": "T:0000010", "A0": "T:0000100", "x (T:0000109)": "T:0000101", "B0": "T:0000103"}
+    assert unknown == ["nowhere"]
+    assert families(graph, terms) == {
+        "Kingdom A (T:0000010)": (["A0", "kingdom a", "x (T:0000109)"], ["A0", "x (T:0000109)"]),
+        "order of A (T:0000011)": (["A0", "x (T:0000109)"], ["A0", "x (T:0000109)"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("ontology", "complaint"),
+    [
+        ({"path": "t.obo", "terms": {"A9": "T:0000102"}}, "ontologies.species: terms names class 'A9'"),
+        ({"path": "t.obo", "terms": {"A2": "T:0000999"}}, "the term T:0000999, which the ontology lacks"),
+        ({"path": "none.obo"}, "there is no ontology none.obo"),
+        ({"path": "flat.obo"}, "no two share a parent"),
+    ],
+)
+def test_a_wrong_ontology_is_refused(tmp_path, monkeypatch, ontology, complaint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.obo").write_text(OBO)
+    (tmp_path / "flat.obo").write_text("[Term]\nid: T:0000001\nname: A0\nis_a: T:0000002\n")
+    space, _ = planted(300)
+    with pytest.raises(DataError, match=complaint):
+        hierarchies(space, Absorption(ontologies={"species": ontology}))
 
 
 def test_types_and_notes_of_residues_are_parents_and_children():

@@ -1,10 +1,20 @@
 import numpy as np
+import pandas as pd
 import pytest
 from planted_space import plain_space
 
 from conceptome.config.further import Crystals
 from conceptome.errors import DataError
-from conceptome.measures.crystals import Grid, discriminant, held_out_silhouette, measure
+from conceptome.measures.crystals import (
+    PROJECTIONS,
+    SHAPES,
+    Atoms,
+    Grid,
+    discriminant,
+    grid,
+    held_out_silhouette,
+    measure,
+)
 
 CONFIG = Crystals(pairs=[["dose", "kind"]], permutations=40, bootstraps=20)
 LABELS = {"dose": {"kind": "ordinal"}, "kind": {"kind": "categorical"}, "size": {"kind": "numeric"}}
@@ -29,7 +39,8 @@ def planted(seed=0, distractor=4.0, parallel=True):
 
 
 def found(space, config=CONFIG):
-    return measure(space, config)["crystals"][0].set_index("projection")
+    table = measure(space, config)["crystals"][0]
+    return table[table["shape"] == "parallelogram"].set_index("projection")
 
 
 def test_parallelograms_with_a_distractor_are_seen_only_after_the_projection():
@@ -82,7 +93,77 @@ def test_the_projection_does_not_see_what_it_is_judged_by():
     turn = discriminant(vectors, relation, 0.0)
     centre = [(vectors @ turn)[relation == each] for each in (0, 1)]
     assert abs(centre[0].mean() - centre[1].mean()) > 20 * max(part.std() for part in centre)
-    assert held_out_silhouette(vectors, relation, column, np.arange(10) % 5, 0.0)[1] < 0.2
+    assert held_out_silhouette(vectors, relation, column, np.arange(10) % 5, 0.0)[0, 1] < 0.2
+
+
+def dictionary(seed=0, shared=True, lengths=False):
+    """An atom for each dose and kind, and as many others; an atom fires on the samples of its cell, and at random."""
+    rng = np.random.default_rng(seed)
+    plain = planted(seed)
+    # Steps in some directions, kinds in others: unit length then changes no step.
+    dose, kind = np.zeros((DOSES, D)), np.zeros((KINDS, D))
+    dose[:, :3], kind[:, 3:] = np.eye(3) * 1.5, rng.normal(size=(KINDS, D - 3))
+    kind *= 2 / np.linalg.norm(kind, axis=1)[:, None]
+    step = dose[:, None] if shared else rng.permuted(np.tile(dose[:, None], (1, KINDS, 1)), axis=0)
+    size = np.where(np.arange(KINDS) % 2, 1.0, 0.25)[None, :, None] if lengths else 1.0
+    atoms = ((step * size + kind) + 0.05 * rng.normal(size=(DOSES, KINDS, D))).reshape(-1, D)
+    atoms = np.concatenate([atoms, rng.normal(size=atoms.shape)])
+    atoms /= np.linalg.norm(atoms, axis=1)[:, None]
+    cell = np.repeat(np.arange(DOSES * KINDS), EACH)
+    own = (np.arange(len(atoms)) == cell[:, None]) & (rng.random((len(cell), 1)) < 0.8)
+    codes = np.where(own | (rng.random(own.shape) < 0.02), rng.uniform(1, 2, own.shape), 0.0)
+    return plain_space(
+        plain.white(np.arange(len(cell))),
+        [("good", 0, atoms, codes), ("good", 1, atoms, codes)],
+        columns={name: plain.obs[name].to_numpy() for name in ("dose", "kind", "size")},
+        labels=LABELS,
+    )
+
+
+def of_atoms(space, seed=0.0):
+    tables = measure(space, CONFIG)["crystals"]
+    return pd.concat(tables).query("points == 'atoms' and seed == @seed").set_index(["shape", "projection"])
+
+
+def test_parallelograms_of_atoms_are_found_against_both_nulls():
+    table = of_atoms(dictionary())
+    assert list(table.index) == [(shape, name) for shape in SHAPES for name in PROJECTIONS]
+    row = table.loc[("parallelogram", "LDA")]
+    assert row["silhouette"] > 0.6
+    assert row["low"] > max(row["null_high"], row["random_high"])
+    assert row["p"] == row["p_random"] == pytest.approx(1 / 41)
+    assert (row["n_steps"], row["n_columns"], row["n_relations"]) == (36, 12, 3)
+    assert of_atoms(dictionary(), 1.0).equals(table.assign(seed=1.0))
+
+
+def test_atoms_without_shared_steps_are_no_crystals():
+    high = 0
+    for seed in range(4):
+        row = of_atoms(dictionary(seed, shared=False)).loc[("parallelogram", "LDA")]
+        assert row["silhouette"] < 0.3
+        high += row["p"] < 0.05
+    assert high <= 1
+
+
+def test_steps_of_two_lengths_are_trapezoids():
+    table = of_atoms(dictionary(lengths=True))["silhouette"]
+    assert table["trapezoid", "LDA"] > table["parallelogram", "LDA"] + 0.15
+
+
+def test_the_atom_of_a_cell_is_the_one_that_fires_there_and_none_is_taken_twice():
+    space = dictionary()
+    layout = grid(space, np.arange(DOSES * KINDS * EACH), "dose", "kind", CONFIG)
+    (_, _, fit, codes), _ = space.each_fit()
+    cells, chosen = Atoms.of(layout, codes, fit.atoms).chosen()
+    # Classes of the grid are in alphabetical order, atoms in the order of the kinds' numbers.
+    order = [int(name[1:]) for name in layout.columns]
+    assert list(chosen) == [KINDS * (cell // KINDS) + order[cell % KINDS] for cell in cells]
+    assert Atoms.of(layout, codes[:, :30], fit.atoms[:30]) is None
+
+
+def test_atoms_can_be_left_out():
+    tables = measure(dictionary(), CONFIG.model_copy(update={"dictionaries": []}))["crystals"]
+    assert set(pd.concat(tables)["points"]) == {"classes"}
 
 
 def test_steps_table_names_relations_and_columns():

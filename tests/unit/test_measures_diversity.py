@@ -99,6 +99,20 @@ def test_coactivation_is_the_same_sparse_and_dense_and_in_blocks():
     )
 
 
+def test_rank_of_use_in_closed_form():
+    # Four atoms that never meet, on 1, 2, 3 and 4 samples, beside two silent ones: eigenvalues 1 to 4.
+    used = np.repeat(np.arange(4), [1, 2, 3, 4])
+    codes = sparse.csr_matrix(np.eye(6)[used])
+    found = diversity.usage(diversity.coactivation(codes, np.arange(10) % 2, 2))
+    share = np.array([0.1, 0.2, 0.3, 0.4])
+    assert found["code_effective_rank"].value == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert found["connectivity"].value == 1 - 4 / 36
+    for left_out, rows in zip(found["code_effective_rank"].left_out, (np.arange(1, 10, 2), np.arange(0, 10, 2))):
+        share = np.bincount(used[rows]) / 5
+        share = share[share > 0]
+        assert left_out == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+
+
 def test_leaving_blocks_out_is_measuring_the_rest():
     rng = np.random.default_rng(6)
     codes, block = independent(6, 0.3, rng), np.arange(N) % 4

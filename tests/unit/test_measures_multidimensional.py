@@ -6,6 +6,7 @@ from scipy import sparse
 from scipy.stats import norm
 
 from conceptome.config.further import Multidimensional
+from conceptome.dictionaries.linear import Identity
 from conceptome.errors import DataError
 from conceptome.measures import multidimensional
 from conceptome.measures.multidimensional import (
@@ -15,11 +16,11 @@ from conceptome.measures.multidimensional import (
     indices,
     mixture_index,
     mutual_informations,
-    separable,
 )
 from conceptome.measures.tables import assemble
 
-QUICK = Multidimensional(clusters=4, permutations=12, folds=5, bootstraps=40, components=3)
+# What the planted codes are of has no encoder.
+QUICK = Multidimensional(clusters=4, permutations=12, folds=5, bootstraps=40, components=3, null="codes")
 
 
 def circle(n, rng, noise=0.05):
@@ -55,7 +56,6 @@ def test_indices_tell_a_circle_from_separable_and_mixed_planes():
     assert m == pytest.approx(0.21, abs=0.03)
     turned = rng.random((2000, 2)) @ np.array([[np.cos(0.6), -np.sin(0.6)], [np.sin(0.6), np.cos(0.6)]])
     assert indices(turned, 0.1)[0] < 0.05
-    assert indices(separable(circle(2000, rng)[0], rng), 0.1)[0] < 0.5 * s
 
 
 def planted(seed=0, n=1500):
@@ -126,6 +126,87 @@ def test_atoms_that_fire_independently_give_no_feature(found):
     bad = table[table["dictionary"] == "bad"]
     good = table[table["dictionary"] == "good"]
     assert bad["excess"].max() < 0.2 * good["excess"].max()
+
+
+def features(seed, ring=False, n=1600):
+    """Samples that mix independent one-dimensional features, four bundles of four that point alike, with noise.
+
+    With `ring`, the second bundle is eight atoms around a circle, on which half of the samples lie. Codes are those of
+    orthogonal matching pursuit: atoms compete.
+    """
+    rng = np.random.default_rng([seed, 5])
+    basis = np.linalg.qr(rng.normal(size=(24, 24)))[0]
+    atoms = [1.5 * basis[5 * bundle] + basis[5 * bundle + 1 : 5 * bundle + 5] for bundle in range(4)]
+    strength = rng.gamma(4, 0.25, (n, 16)) * (rng.random((n, 16)) < 0.2)
+    x = strength @ np.concatenate(atoms) / np.sqrt(3.25) + 0.05 * rng.normal(size=(n, 24))
+    if ring:
+        x = x - strength[:, 4:8] @ atoms[1] / np.sqrt(3.25)
+        angle = np.arange(8) * np.pi / 4
+        atoms[1] = 1.5 * basis[5] + np.cos(angle)[:, None] * basis[6] + np.sin(angle)[:, None] * basis[7]
+        around = circle(n, rng)[0]
+        x += (rng.random(n) < 0.5)[:, None] * (1.5 * basis[5] + around @ basis[6:8])
+    atoms = np.concatenate(atoms)
+    atoms = (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype(np.float32)
+    card = {"k": 4, "d": 24, "m": len(atoms), "options": {"encoder": "omp", "k": 4}}
+    dictionary = Identity({"atoms": atoms, "bias": np.zeros(24, dtype=np.float32)}, card)
+    space = plain_space(x, [("pursuit", 0, atoms, dictionary.encode(x.astype(np.float32)).to_scipy().toarray())])
+    space.fits["pursuit", 0] = dictionary, space.fits["pursuit", 0][1]
+    return space
+
+
+@pytest.mark.parametrize("null", ["codes", "encoded"])
+def test_planes_of_independent_features_are_not_rejected(null):
+    config = QUICK.model_copy(update={"folds": 2, "null": null})
+    tables = [multidimensional.measure(features(seed), config)["multidimensional"][0] for seed in range(6)]
+    p = pd.concat(tables)["p"]
+    assert len(p) >= 40
+    # One in twenty, with room for three times that: 48 planes, binomial.
+    assert (p < 0.05).mean() < 0.15
+    assert sum((table["q"] < 0.05).any() for table in tables) <= 1
+    # Such planes have mutual information all the same, which a shuffled coordinate has not.
+    assert pd.concat(tables)["separability"].median() > 0.1
+
+
+RING = {str(atom) for atom in range(4, 12)}
+
+
+def ring_and_others(seed):
+    """The first plane of samples with a circle, and the planes without any of its atoms."""
+    config = QUICK.model_copy(update={"folds": 2, "null": "encoded"})
+    table = multidimensional.measure(features(seed, ring=True), config)["multidimensional"][0]
+    apart = [not RING & set(atoms.split()) for atoms in table["atoms"]]
+    return table[table["rank"] == 1].iloc[0], table[apart]
+
+
+def test_a_circle_among_independent_features_is_found_and_they_are_not():
+    first, others = ring_and_others(0)
+    assert set(first["atoms"].split()) == RING
+    assert first["q"] < 0.05
+    # The circle takes the others' place in half of the samples; the null that keeps it whole covers that.
+    assert len(others) >= 4
+    assert (others["q"] >= 0.05).all()
+
+
+@pytest.mark.slow
+def test_circles_are_found_with_power_and_hardly_ever_anything_beside_them():
+    found = [ring_and_others(seed) for seed in range(20)]
+    assert sum(first["q"] < 0.05 and set(first["atoms"].split()) <= RING for first, _ in found) >= 16
+    # 20 families at .05: more than four have a probability below .003 (binomial).
+    assert sum((others["q"] < 0.05).any() for _, others in found) <= 4
+
+
+def test_a_cluster_set_apart_moves_as_a_whole():
+    space = features(1, ring=True, n=300)
+    dictionary, codes = space.fits["pursuit", 0]
+    dense = codes.to_scipy().toarray()
+    groups = np.arange(len(dense)).astype(str)
+    independent = multidimensional.Independent(dictionary, [dense], [np.zeros((len(dense), 24))], [groups])
+    atoms = np.arange(4, 12)
+    moved = independent.draw([0], QUICK, [atoms])[0].toarray()
+    np.testing.assert_allclose(moved[:, atoms].T @ moved[:, atoms], dense[:, atoms].T @ dense[:, atoms], rtol=1e-4)
+    np.testing.assert_allclose(np.sort(moved, axis=0), np.sort(dense, axis=0))
+    # The others left it, and each other.
+    assert not np.allclose(moved[:, 0] @ moved[:, 4:12], dense[:, 0] @ dense[:, 4:12])
 
 
 def test_the_label_laid_around_the_circle_is_read_and_a_random_one_is_not(found):

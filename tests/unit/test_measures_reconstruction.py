@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import sparse
 
 from conceptome.config.evidence import Measures
-from conceptome.measures.reconstruction import Variance, budgets, group_draws
+from conceptome.measures.reconstruction import Variance, budgets, dead_atoms, group_draws
 
 CONFIG = Measures(bootstraps=200)
 
@@ -75,3 +76,39 @@ def test_budgets_are_powers_of_two_steps_and_the_trained_one():
     assert budgets(32, 4) == [4, 8, 16, 32]
     assert budgets(1) == [1]
     assert budgets(3, 4) == [3]
+
+
+def chosen_at_random(n, m, k, rng):
+    """Codes of k active atoms per sample, drawn at random."""
+    indices = rng.permuted(np.tile(np.arange(m), (n, 1)), axis=1)[:, :k]
+    return sparse.csr_matrix((np.ones(n * k), indices.ravel(), np.arange(n + 1) * k), shape=(n, m))
+
+
+def test_the_null_of_dead_atoms_is_that_of_atoms_drawn_at_random():
+    rng = np.random.default_rng(5)
+    n, m, k = 60, 80, 3
+    groups = np.arange(n) % 20
+    drawn = [dead_atoms(chosen_at_random(n, m, k, rng), groups, CONFIG) for _ in range(300)]
+    dead = np.array([each["dead"] for each in drawn])
+    null = drawn[0]["dead_null"]
+    # In closed form m (1 − k/m)^n, and its interval holds at least the share of draws that it promises.
+    assert null == pytest.approx(m * (1 - k / m) ** n)
+    assert abs(dead.mean() - null) < 4 * dead.std() / np.sqrt(len(dead))
+    assert np.mean((dead >= drawn[0]["dead_null_low"]) & (dead <= drawn[0]["dead_null_high"])) >= CONFIG.confidence
+
+
+def test_atoms_that_never_fire_exceed_the_null():
+    rng = np.random.default_rng(6)
+    codes = sparse.hstack([chosen_at_random(400, 20, 4, rng), sparse.csr_matrix((400, 20))]).tocsr()
+    found = dead_atoms(codes, np.arange(400) % 40, CONFIG)
+    assert found["dead"] == found["dead_low"] == found["dead_high"] == 20
+    assert found["dead_null_high"] == 0
+    # An atom of one group is dead without it: the count is less sure.
+    rare = codes.tolil()
+    rare[np.arange(400) % 40 == 0, 20:25] = 1.0
+    found = dead_atoms(rare.tocsr(), np.arange(400) % 40, CONFIG)
+    assert found["dead"] == 15
+    assert 0 <= found["dead_low"] < 15 < found["dead_high"] <= 40
+    assert np.isnan(dead_atoms(codes, np.zeros(400), CONFIG)["dead_low"])
+    # Dense codes leave no atom silent.
+    assert dead_atoms(sparse.csr_matrix(np.ones((5, 3))), np.arange(5), CONFIG)["dead_null_high"] == 0

@@ -126,6 +126,24 @@ def test_the_null_repeats():
 
 
 def test_by_chance_two_matchings_hardly_agree():
-    _, agree = Nulls(CONFIG).of(40, 16, signless=False, encoder=True)
+    agree = Nulls(CONFIG).of(40, 16, signless=False, encoder=True).agree
     assert agree.shape == (6, 40)
     assert agree.mean() < 0.15
+
+
+def test_diversity_of_random_atoms_lies_at_its_null_and_that_of_copies_does_not():
+    config = Measures(bootstraps=10, stability_draws=40)
+    copies = unit(40, 16, 2)
+    copies[20:] = copies[:20]
+    fits = of(
+        {("random", 0): unit(40, 16, 0), ("random", 1): unit(40, 16, 1), ("topk", 0): copies, ("topk", 1): copies}
+    )
+    pairs, _ = stability(fits, {"random": "random", "topk": "topk"}, config)
+    rows = pairs.set_index("dictionary")
+    for name in ("coherence", "stable_rank", "effective_rank"):
+        row = rows.loc["random"]
+        low, high = row[f"{name}_null_low"], row[f"{name}_null_high"]
+        assert low < row[f"{name}_null"] < high
+        assert low - 0.5 * (high - low) < row[name] < high + 0.5 * (high - low)
+    assert rows.loc["topk", "coherence"] > rows.loc["topk", "coherence_null_high"]
+    assert rows.loc["topk", "effective_rank"] < rows.loc["topk", "effective_rank_null_low"]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conceptome.datasets.ontology import read_ontology
 from conceptome.enrichment.gene_sets import GeneSets
 from conceptome.enrichment.gmt import read_gmt
 from conceptome.enrichment.labels import choose, choose_ordinal, enrich_labels, enrich_trends
 from conceptome.enrichment.perturbations import choose_perturbations, enrich_perturbations
-from conceptome.enrichment.redundancy import read_ontology
 from conceptome.enrichment.residues import enrich_residues
 from conceptome.enrichment.structures import near_in_space, read_structures
 from conceptome.enrichment.tables import TABLES, headline, write

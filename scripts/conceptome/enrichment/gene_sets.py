@@ -301,7 +301,7 @@ class GeneSets:
     gene_sets
         Collection → set name → gene symbols.
     ontology
-        Parents of terms, from `redundancy.read_ontology`, or None.
+        Parents of terms, from `datasets.ontology.read_ontology`, or None.
 
     Raises
     ------
@@ -481,7 +481,18 @@ class GeneSets:
                 "effect_selection": selection.effect[at],
                 "inter_gene_correlation": test.residual[at].astype(np.float64),
                 "ora_overlap": test.overlap[at],
-                "ora_odds": ora_odds(test.overlap[at], sets.n_overlap[at[1]], len(self.background), self.n_chosen),
+                **dict(
+                    zip(
+                        ("ora_odds", "ora_odds_low", "ora_odds_high"),
+                        ora_odds(
+                            test.overlap[at],
+                            sets.n_overlap[at[1]],
+                            len(self.background),
+                            self.n_chosen,
+                            config.confidence,
+                        ),
+                    )
+                ),
                 "ora_genes": np.full(len(at[0]), self.n_chosen),
                 **_p_values("", log10_p[at], log10_q[at]),
             }

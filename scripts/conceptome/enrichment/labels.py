@@ -13,7 +13,10 @@ from conceptome.measures.rows import choose_rows, class_name, described_label, s
 from conceptome.statistics import (
     RankedCodes,
     benjamini_hochberg_log10,
+    between_groups_log10_p,
     bootstrap_groups,
+    common_class,
+    constancy,
     contingency_tables,
     fisher_log10_p,
     group_codes,
@@ -128,8 +131,9 @@ def choose_ordinal(obs: pd.DataFrame, card: Mapping[str, Any], config: Enrichmen
 def enrich_trends(codes: sparse.csr_matrix, labels: Sequence[Ordinal], config: Enrichment) -> pd.DataFrame:
     """Monotone association of every atom with every ordinal label, over the test samples that have it.
 
-    Effect, interval, null and p as in `statistics.monotone_association`: Spearman's ρ, a bootstrap over groups, labels
-    permuted with whole groups together; q: Benjamini-Hochberg over all atoms × labels.
+    Effect, interval, null and p as in `statistics.monotone_association`: the configured statistic (Spearman's ρ unless
+    a study says otherwise), a bootstrap over groups, labels permuted with whole groups together; q: Benjamini-Hochberg
+    over all atoms × labels.
 
     Parameters
     ----------
@@ -157,12 +161,14 @@ def enrich_trends(codes: sparse.csr_matrix, labels: Sequence[Ordinal], config: E
             permutations=config.permutations,
             confidence=config.confidence,
             seed=seeded(config.seed, "labels", label.name, "trend"),
+            statistic=config.trend,
         )
         # A dense atom with one value on these samples has no ranks.
         found = found.assign(
             atom=tested[found["atom"]],
             label=label.name,
             role=label.role,
+            statistic=config.trend,
             n_levels=len(np.unique(label.values)),
             n_groups=len(np.unique(label.groups)),
             split="test",
@@ -215,13 +221,25 @@ def choose(obs: pd.DataFrame, card: Mapping[str, Any], config: Enrichment) -> li
     return chosen
 
 
+def _unit(y: np.ndarray, group: np.ndarray, config: Enrichment) -> str:
+    """Say what the tests of a label count, 'group' or 'sample'; groups of one sample are samples."""
+    if config.label_unit != "auto":
+        return config.label_unit
+    single = len(np.unique(group)) == len(group)
+    return "group" if not single and constancy(y, group) >= config.constant_above else "sample"
+
+
 def enrich_labels(
     codes: sparse.csr_matrix, labels: Sequence[Label], train: np.ndarray, config: Enrichment
 ) -> pd.DataFrame:
     """AUROC and odds of every atom for every class against the other test samples.
 
-    Intervals are percentiles of a bootstrap over groups. p: two-sided Mann-Whitney with ties, on how large the code is;
-    p_fisher: Fisher's exact test, on whether the atom is active; both take samples as independent. q and q_fisher:
+    Intervals are percentiles of a bootstrap over groups. What is tested, `unit`, is the sample or the group. Samples: p
+    is that of the two-sided Mann-Whitney test with ties, on how large the code is; p_fisher that of Fisher's exact
+    test, on whether the atom is active; both take samples as independent. For a label that is (nearly) constant in each
+    group that is false: a plate's wells say the same thing many times over. Its p compares groups, by their
+    commonest class (`between_groups_log10_p`): the mean rank of the code in the group, and for p_fisher the share of
+    the group's samples on which the atom is active. q and q_fisher:
     Benjamini-Hochberg over all atoms × classes of all labels. `null_auroc` is the quantile, at
     `config.confidence`, of the most extreme AUROC over all atoms (0.5 + the largest distance from 0.5) when labels are
     permuted, whole groups together: what the best of this many atoms reaches by chance.
@@ -268,6 +286,7 @@ def enrich_labels(
         tables = contingency_tables(active, truth)
         odds, _, _ = odds_ratio(tables)
         number, _ = group_codes(label.groups)
+        unit = _unit(label.y, number, config)
         counts = bootstrap_groups(label.groups, config.bootstraps, seeded(config.seed, "labels", label.name, "draws"))
         drawn = np.empty((config.bootstraps, *auroc.shape), dtype=np.float32)
         drawn_odds = np.empty_like(drawn)
@@ -285,7 +304,15 @@ def enrich_labels(
         extreme = np.nanmax(distance, axis=0).reshape(config.permutations, len(label.names))
         null = 0.5 + np.quantile(extreme, config.confidence, axis=0)
         positive = truth.sum(axis=0)
-        log10_p = normal_log10_p(mann_whitney_z(auroc, positive, len(truth) - positive, ranked.tie_terms()[:, None]))
+        if unit == "group":
+            of_group = label.indicator(common_class(label.y, number))
+            log10_p = between_groups_log10_p(ranked.group_means(number), of_group)
+            log10_p_active = between_groups_log10_p(
+                RankedCodes((active != 0).astype(np.float32)).group_means(number), of_group
+            )
+        else:
+            score = mann_whitney_z(auroc, positive, len(truth) - positive, ranked.tie_terms()[:, None])
+            log10_p, log10_p_active = normal_log10_p(score), fisher_log10_p(tables)
         m, c = auroc.shape
         frames.append(
             pd.DataFrame(
@@ -305,10 +332,12 @@ def enrich_labels(
                     "log_odds_high": np.log(odds_high).ravel(),
                     "active_rule": rule,
                     "log10_p": log10_p.ravel(),
-                    "log10_p_fisher": fisher_log10_p(tables).ravel(),
+                    "log10_p_fisher": log10_p_active.ravel(),
                     "null_auroc": np.tile(null, m),
                     "n_active": np.repeat(np.diff(part.tocsc().indptr), c),
                     "n_term": np.tile(positive, m),
+                    "unit": unit,
+                    "n_groups": int(number.max()) + 1,
                     "n": len(truth),
                     "split": "test",
                 }

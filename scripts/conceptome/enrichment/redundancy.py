@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptome.errors import DataError
+from conceptome.datasets.ontology import IDENTIFIER
 
 if TYPE_CHECKING:
     import networkx as nx
 
     from conceptome.enrichment.gmt import SetIndex
-
-IDENTIFIER = re.compile(r"\b([A-Z]+:\d{5,})\b")
-PARENT = re.compile(r"^(?:is_a:|relationship: part_of) (\S+)")
-
-
-def read_ontology(path: str | Path) -> nx.DiGraph:
-    """Read the parents of terms from an OBO file: edges from child to parent, by `is_a` and `part_of`.
-
-    Raises
-    ------
-    DataError
-        The file is no text, or holds no term with a parent.
-    """
-    import networkx as nx
-
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"{path.name} is not a text file: give an ontology in OBO format") from None
-    graph = nx.DiGraph()
-    for stanza in text.split("\n["):
-        lines = stanza.splitlines()
-        if not lines or lines[0].strip(" []") != "Term" or "is_obsolete: true" in lines:
-            continue
-        identifier = next((line[4:].strip() for line in lines if line.startswith("id: ")), None)
-        parents = (PARENT.match(line) for line in lines)
-        graph.add_edges_from((identifier, found.group(1)) for found in parents if found and identifier)
-    if not graph.number_of_edges():
-        raise DataError(f"{path.name} holds no term with a parent: give an ontology in OBO format")
-    return graph
 
 
 def kappa(sets: SetIndex, which: np.ndarray) -> np.ndarray:
@@ -140,7 +107,7 @@ def clusters_of(
     above
         Sets with a larger κ are redundant.
     ontology
-        From `read_ontology`: ancestors and descendants are redundant as well, whatever their κ.
+        From `datasets.ontology.read_ontology`: ancestors and descendants are redundant as well, whatever their κ.
     """
     used, place = np.unique(which, return_inverse=True)
     similar = kappa(sets, used) > above

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptome.statistics import hypergeometric_log10_sf, mann_whitney_z, normal_log10_p, student_log10_p
+from conceptome.statistics import (
+    hypergeometric_log10_sf,
+    mann_whitney_z,
+    normal_log10_p,
+    odds_ratio,
+    student_log10_p,
+)
 from conceptome_kernels import available
 from conceptome_kernels.checks import threads
 
@@ -202,8 +208,31 @@ def ora_log10_p(overlap: np.ndarray, sets: SetIndex, n_genes: int, n_chosen: int
     return table[which[None], overlap]
 
 
-def ora_odds(overlap: np.ndarray, n_overlap: np.ndarray, n_genes: int, n_chosen: int) -> np.ndarray:
-    """Odds ratio of over-representation, one half added to every cell (Haldane 1956); arrays broadcast."""
-    a = overlap + 0.5
-    b, c = n_chosen - overlap + 0.5, n_overlap - overlap + 0.5
-    return a * (n_genes - n_chosen - n_overlap + overlap + 0.5) / (b * c)
+def ora_odds(
+    overlap: np.ndarray, n_overlap: np.ndarray, n_genes: int, n_chosen: int, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Odds ratio of over-representation, one half added to every cell, with its Wald interval on the log scale.
+
+    Parameters
+    ----------
+    overlap, n_overlap
+        Genes of the set among the chosen ones, and in the background; the arrays broadcast.
+    n_genes, n_chosen
+        Genes of the background, and those chosen.
+    confidence
+        Coverage of the interval. It takes genes as independent, as the test does: genes of one set are correlated, so
+        that it is too narrow.
+
+    Returns
+    -------
+    odds, low, high
+        float64 each.
+
+    References
+    ----------
+    Haldane, Annals of Human Genetics 20 (1956); Woolf, Annals of Human Genetics 19 (1955), by `odds_ratio`.
+    """
+    a, b = overlap, n_chosen - overlap
+    c = n_overlap - overlap
+    cells = np.broadcast_arrays(a, b, c, n_genes - n_chosen - c)
+    return odds_ratio(np.stack(cells, axis=-1).reshape(*cells[0].shape, 2, 2), confidence)

@@ -25,6 +25,8 @@ _BESIDE = {
     "inter_gene_correlation": REAL,
     "ora_overlap": WHOLE,
     "ora_odds": REAL,
+    "ora_odds_low": REAL,
+    "ora_odds_high": REAL,
     "ora_genes": WHOLE,
 }
 
@@ -49,6 +51,8 @@ TABLES: dict[str, dict[str, str]] = {
         "null_auroc": REAL,
         "n_active": WHOLE,
         "n_term": WHOLE,
+        "unit": TEXT,
+        "n_groups": WHOLE,
         "n": WHOLE,
         "split": TEXT,
     },
@@ -57,6 +61,7 @@ TABLES: dict[str, dict[str, str]] = {
         "atom": WHOLE,
         "label": TEXT,
         "role": TEXT,
+        "statistic": TEXT,
         "effect": REAL,
         "low": REAL,
         "high": REAL,

@@ -5,54 +5,72 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from conceptome.config import FIGURES, Run
+from conceptome.config.evidence import FIGURES
+from conceptome.config.run import Run
 from conceptome.errors import ConfigError, DataError
 from conceptome.files import atomic_path
+from conceptome.measures.registry import MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Which evidence tables each figure reads; a figure is drawn from the data sets that have the first one.
-TABLES: dict[str, tuple[str, ...]] = {
-    "activations": ("activations", "spectrum"),
-    "reconstruction": ("reconstruction",),
-    "selectivity": ("selectivity", "selectivity_null"),
-    "probes": ("probes",),
-    "labels": ("labels",),
-    "gene_sets": ("gene_sets", "gene_sets_best"),
-    "residues": ("residues", "residue_counts"),
-    "stability": ("stability", "stability_atoms"),
-    "recovery": ("recovery",),
-    "coverage": ("coverage",),
-    "sparse_probes": ("sparse_probes",),
-    "space_probes": ("space_probes", "space_probes_sparsity"),
-    "absorption": ("absorption",),
-    "identifiability": ("identifiability",),
-    "monosemanticity": ("monosemanticity",),
-    "isolation": ("isolation",),
-    "diversity": ("diversity", "stability"),
-    "data_stability": ("data_stability",),
-    "agreement": ("agreement",),
-    "plausibility": ("plausibility",),
-    "families": ("families",),
-    "variance_partition": ("variance_partition_mean", "variance_partition_atoms"),
-    "latent_scaling": ("latent_scaling", "latent_scaling_atoms"),
-    "model_similarity": ("model_similarity",),
-    "multidimensional": ("multidimensional", "multidimensional_labels", "multidimensional_points"),
-    "intrinsic_dimension": ("intrinsic_dimension",),
-    "spread": ("spread",),
-    "lobes": ("lobes", "lobes_atoms"),
-    "crystals": ("crystals", "crystals_steps"),
-    "eigenvalue_slope": ("eigenvalue_slope", "eigenvalue_slope_activations"),
-    "explanations": ("explanations",),
-    "steering": ("steering",),
-    "factorial": ("factorial_effects", "factorial_levels", "factorial_summary", "factorial"),
-    "perturbations": ("perturbations", "label_trends"),
-}
 
-__all__ = ["FIGURES", "TABLES", "draw"]
+class Reads(NamedTuple):
+    """What a figure is drawn from.
+
+    Attributes
+    ----------
+    tables
+        Evidence tables; a figure is drawn from the data sets that have the first one.
+    fits
+        What its rows owe to the dictionaries that were fitted: each row to its own fit alone ("own"), each to all fits
+        of its space ("all"), or nothing ("none").
+    """
+
+    tables: tuple[str, ...]
+    fits: str = "own"
+
+
+# A figure of a further measure reads that measure's first table, and its rows rest on their own fits, unless it is
+# named here. Gene sets: the null is calibrated on the codes of all fits; residues: neurons stand beside.
+_READS: dict[str, Reads] = {
+    **{name: Reads(tables[:1]) for name, tables in MEASURES.items()},
+    "activations": Reads(("activations", "spectrum"), "none"),
+    "reconstruction": Reads(("reconstruction",)),
+    "selectivity": Reads(("selectivity", "selectivity_null")),
+    "probes": Reads(("probes",)),
+    "labels": Reads(("labels",)),
+    "gene_sets": Reads(("gene_sets", "gene_sets_best", "gene_programmes"), "all"),
+    "residues": Reads(("residues", "residue_counts", "residue_structure"), "all"),
+    "stability": Reads(("stability", "stability_atoms")),
+    "recovery": Reads(("recovery",)),
+    "perturbations": Reads(("perturbations", "label_trends")),
+    "space_probes": Reads(MEASURES["space_probes"]),
+    "diversity": Reads(("diversity", "stability")),
+    "agreement": Reads(("agreement",), "all"),
+    "variance_partition": Reads(("variance_partition_mean", "variance_partition_atoms")),
+    "latent_scaling": Reads(MEASURES["latent_scaling"], "none"),
+    "model_similarity": Reads(MEASURES["model_similarity"], "none"),
+    "multidimensional": Reads(MEASURES["multidimensional"]),
+    "intrinsic_dimension": Reads(MEASURES["intrinsic_dimension"], "none"),
+    "spread": Reads(MEASURES["spread"], "none"),
+    "lobes": Reads(MEASURES["lobes"]),
+    "crystals": Reads(MEASURES["crystals"]),
+    "eigenvalue_slope": Reads(MEASURES["eigenvalue_slope"]),
+    "dose_curves": Reads(MEASURES["dose_curves"]),
+    "galleries": Reads(MEASURES["galleries"]),
+    "layers": Reads(MEASURES["layers"], "none"),
+    "explanations": Reads(("explanations",)),
+    "steering": Reads(("steering",)),
+    "factorial": Reads(("factorial_effects", "factorial_levels", "factorial_summary", "factorial"), "all"),
+}
+# Names and their order are those of `conceptome.config.FIGURES`; a name without an entry above fails here.
+TABLES: dict[str, tuple[str, ...]] = {name: _READS[name].tables for name in FIGURES}
+FITS: dict[str, str] = {name: _READS[name].fits for name in FIGURES}
+
+__all__ = ["FIGURES", "FITS", "TABLES", "Reads", "draw"]
 
 
 def draw(

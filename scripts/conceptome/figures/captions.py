@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conceptome.config.evidence import Enrichment, Measures
 from conceptome.config.explanations import Explanations
 from conceptome.config.steering import Steering
 from conceptome.figures.panels import is_null_model, stand_in
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def settings(card: Mapping[str, Any], section: str) -> Measures | Enrichment | Explanations | Steering:
@@ -99,13 +102,48 @@ def left_out(all_models: Mapping[str, Sequence[str]], drawn: Iterable[tuple[str,
     return f"Measured too, in the evidence tables, not drawn here: {', '.join(rest)}." if rest else None
 
 
+def baselines(
+    cards: Mapping[str, Mapping[str, Any]], frame: pd.DataFrame, value: str, by: Sequence[str], neutral: float = 0.0
+) -> list[str]:
+    """Give the best atom of each baseline model, so that no number stands without it.
+
+    Parameters
+    ----------
+    frame
+        The evidence table over all models: dataset, model, `value` and the columns `by`; low, high, null_effect and
+        null_auroc (the null's most extreme value) are told where it has them.
+    by
+        Columns whose values each have a best atom (label, class).
+    neutral
+        Value that says nothing: the best is farthest from it.
+    """
+    told = []
+    for dataset in dict.fromkeys(frame["dataset"]):
+        for model in cards[dataset].get("study", {}).get("baselines", {}):
+            rows = frame[(frame["dataset"] == dataset) & (frame["model"] == model)].dropna(subset=[value])
+            if rows.empty:
+                continue
+            rows = rows.assign(distance=(rows[value] - neutral).abs()).sort_values("distance", ascending=False)
+            best = rows.drop_duplicates(list(by)).sort_values(list(by), kind="stable")
+            parts = []
+            for _, row in best.iterrows():
+                beside = [f"{number(row['low'])} to {number(row['high'])}"] if {"low", "high"} <= set(row.index) else []
+                beside += [f"null {number(row[name])}" for name in ("null_effect", "null_auroc") if name in row.index]
+                shown = f" ({'; '.join(beside)})" if beside else ""
+                parts.append(f"{' '.join(str(row[name]) for name in by)} {number(row[value])}{shown}")
+            told.append(f"{dataset}/{model} {', '.join(parts)}")
+    return [f"Baseline models, not drawn, best atom or feature (n as above): {several(told)}."] if told else []
+
+
 def further(card: Mapping[str, Any], name: str) -> Any:
     """Return the settings of a further measure under which a data set's tables were made; its defaults if unknown."""
     found = getattr(settings(card, "measures"), name)
     if found is not None:
         return found
     annotation = Measures.model_fields[name].annotation
-    return next(kind for kind in annotation.__args__ if kind is not type(None))()
+    kind = next(kind for kind in annotation.__args__ if kind is not type(None))
+    # Without validation: what a section requires (which label) is no setting that a caption tells.
+    return kind.model_construct()
 
 
 def further_interval(

@@ -17,6 +17,7 @@ from conceptome.figures.panels import (
     dot_rows,
     main_models,
     over_seeds,
+    rows_of_lines,
     short_title,
     unique,
     usable,
@@ -92,7 +93,6 @@ def draw_rows(
     )
     frame = main_models(frame[frame[split].isin(list(names))], cards)
     datasets = unique(frame["dataset"])
-    rows = dictionaries(frame)
     table = over_seeds(frame, [*KEYS, "source", split], value, keep=keep, nulls=True)
     panels = [
         (data, source, part)
@@ -103,16 +103,25 @@ def draw_rows(
     ]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    page = style.new_figure(14 + lines * (21 + 4.6 * len(rows)))
-    axes = page.subplots(lines, columns, squeeze=False)
+    shown = [
+        table[(table["dataset"] == data) & (table["source"] == source) & (table[split] == part)]
+        for data, source, part in panels
+    ]
+    looks = style.looks(dictionaries(frame))
+    rows = rows_of_lines(shown, columns)
+    heights = [21 + 4.6 * len(line) for line in rows]
+    page = style.new_figure(14 + sum(heights))
+    axes = page.subplots(lines, columns, squeeze=False, height_ratios=heights)
     drawing = Drawing(page, title)
     facts, sizes = [], []
-    for letter, panel, (data, source, part) in zip(style.letters(), axes.flat, panels):
-        here = table[(table["dataset"] == data) & (table["source"] == source) & (table[split] == part)]
+    for number, (letter, panel, (data, source, part), here) in enumerate(
+        zip(style.letters(), axes.flat, panels, shown)
+    ):
+        of = {pair: looks[pair] for pair in rows[number // columns]}
         single = frame[(frame["dataset"] == data) & (frame["source"] == source) & (frame[split] == part)]
-        dot_rows(panel, here, value, rows, seeds=single)
+        dot_rows(panel, here, value, list(of), seeds=single, looks=looks)
         if beside:
-            _crosses(panel, here, beside, rows)
+            _crosses(panel, here, beside, of)
         panel.set_xlabel(axis)
         if panel not in axes[:, 0]:
             panel.set_yticklabels([])
@@ -151,19 +160,19 @@ def draw_rows(
     return drawing
 
 
-def _crosses(axes: Axes, table: pd.DataFrame, column: str, rows: Sequence[tuple[str, str]]) -> None:
+def _crosses(axes: Axes, table: pd.DataFrame, column: str, looks: Mapping[tuple[str, str], style.Method]) -> None:
     """Mark a second value of each row of `dot_rows` with a cross."""
     import numpy as np
 
     shown = whitenings(table)
     offsets = dict(zip(shown, np.linspace(-0.2, 0.2, len(shown)) if len(shown) > 1 else [0.0]))
-    for position, (dictionary, name) in enumerate(rows):
+    for position, ((dictionary, _), look) in enumerate(looks.items()):
         own = table[table["dictionary"] == dictionary]
         axes.plot(
             own[column],
             [position + offsets[whitening] for whitening in own["whitening"]],
             "x",
-            color=style.method(name).colour,
+            color=look.colour,
             ms=3,
             mew=0.6,
             zorder=4,

@@ -1,4 +1,4 @@
-"""Crystals: whether a step between two classes is the same beside every class of another label."""
+"""Crystals: whether a step between two classes, or their atoms, is the same beside every class of another label."""
 
 from __future__ import annotations
 
@@ -6,23 +6,44 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from conceptome.figures import captions, style
-from conceptome.figures.panels import Drawing, label_title, main_models, unique, usable, whitenings
+from conceptome.figures.panels import (
+    KEYS,
+    Drawing,
+    dictionaries,
+    dot_rows,
+    label_title,
+    main_models,
+    over_seeds,
+    short_title,
+    unique,
+    usable,
+    whitenings,
+)
 from conceptome.figures.space_rows import label, space_rows, spaces
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NEEDED = ["dataset", "model", "whitening", "step", "beside", "projection", "silhouette", "low", "high"]
-NEEDED += ["null", "null_low", "null_high", "p", "n_relations", "n_columns", "n_steps", "n"]
+NEEDED = ["dataset", "model", "whitening", "points", "dictionary", "method", "seed", "shape", "step", "beside"]
+NEEDED += ["projection", "silhouette", "low", "high", "null", "null_low", "null_high", "p", "random_high"]
+NEEDED += ["n_relations", "n_columns", "n_steps", "n"]
+FIT = ["dictionary", "method", "seed"]
 TITLES = {"none": "all directions", "LDA": "shared directions (LDA)"}
 MARKERS = "os^Dv<>Ph*Xd"
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
-    """Draw silhouettes of all spaces and pairs without and with the projection; below, the steps themselves."""
+    """Draw silhouettes of class means of all spaces and pairs, without and with the projection; below, those of atoms.
+
+    At the bottom are the steps between class means themselves.
+    """
     import pandas as pd
 
-    frame = usable(tables, "crystals", NEEDED, "crystals")
+    every = usable(tables, "crystals", NEEDED, "crystals")
+    every = every[every["shape"] == "parallelogram"]
+    # A row of class means owes nothing to a dictionary, and so names none.
+    frame = every[every["points"] == "classes"].drop(columns=FIT)
+    atoms = _first_pair(every[(every["points"] == "atoms") & (every["projection"] == "LDA")], cards)
     steps = tables.get("crystals_steps", pd.DataFrame())
     keys = [
         (space, *pair)
@@ -34,7 +55,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         )
     ]
     firsts = _first_pairs(frame, cards) if len(steps) else []
-    heights = [9 + 6.5 * len(keys)] + [50] * bool(firsts)
+    of = dictionaries(atoms) if len(atoms) else []
+    heights = [9 + 6.5 * len(keys)] + [10 + 4.5 * len(of)] * bool(of) + [50] * bool(firsts)
     figure = style.new_figure(20 + sum(heights))
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     drawing = Drawing(figure, "Steps between classes: the same beside every class of another label?")
@@ -54,8 +76,20 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         style.mark(panel, letter, TITLES[projection])
         panel.set_xlabel("silhouette (1: same step everywhere)")
         drawing.add(letter, table)
+    if of:
+        summary = over_seeds(atoms, [*KEYS, "step", "beside"], "silhouette", keep=["random_high"], nulls=True)
+        shown = unique(atoms["dataset"])
+        for panel, data in zip(parts[1].subplots(1, len(shown), squeeze=False, sharey=True)[0], shown):
+            here, seeds = (each[each["dataset"] == data] for each in (summary, atoms))
+            dot_rows(panel, here, "silhouette", of, seeds=seeds)
+            panel.axvline(0, color=style.REFERENCE_COLOUR, lw=0.5, zorder=0)
+            panel.set_xlim(-1.05, 1.05)
+            letter = next(letters)
+            style.mark(panel, letter, f"atoms, {short_title(cards[data], data, here['model'].iloc[0])}")
+            panel.set_xlabel("silhouette after LDA")
+            drawing.add(letter, here, seeds[[*KEYS, "seed", "silhouette"]])
     if firsts:
-        for panel, key in zip(parts[1].subplots(1, len(firsts), squeeze=False)[0], firsts):
+        for panel, key in zip(parts[-1].subplots(1, len(firsts), squeeze=False)[0], firsts):
             names_of = ["dataset", "model", "whitening", "step", "beside"]
             part = steps[(steps[names_of] == list(key)).all(axis=1) & (steps["projection"] == "LDA")]
             letter = next(letters)
@@ -83,11 +117,16 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             drawing.add(letter, part)
     handles = [*style.whitening_handles(whitenings(frame), markers=True)]
     style.legend_below(figure, [*handles, style.null_handle("null: pairs permuted")])
+    of_atoms = captions.several(
+        f"{data} {captions.span(part['n_steps'].tolist())} steps between atoms"
+        for data, part in (atoms.groupby("dataset", sort=False) if of else ())
+    )
     facts = captions.several(
         f"{space[0]}/{space[1]} {style.whitening_label(space[2])}, {step} beside {beside}: "
         + ", ".join(
-            f"{captions.number(row['silhouette'])} {'after' if projection == 'LDA' else 'before'} LDA "
-            f"(p {captions.number(row['p'], 3)})"
+            f"{captions.number(row['silhouette'])} [{captions.number(row['low'])}, {captions.number(row['high'])}] "
+            f"{'after' if projection == 'LDA' else 'before'} LDA (null {captions.number(row['null'])}, "
+            f"p {captions.number(row['p'], 3)})"
             for projection in TITLES
             for row in [indexed.loc[(*space, step, beside, projection)]]
         )
@@ -108,6 +147,11 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "can hide it; a linear discriminant analysis (LDA), learned beside some classes and judged beside the others, "
         f"projects them away. n: {sizes}.",
         f"Silhouette: {facts}.",
+        *(["Middle: decoder atoms in the place of class means, of each pair of classes the atom that stands for it, "
+           f"after LDA (first model and pair of labels; {of_atoms}); a dictionary with fewer atoms than pairs of "
+           "classes is left out. " + captions.seeds_sentence(atoms["seed"].nunique()) + " Atoms drawn at random from "
+           "the same dictionary are a second null (column random_high in the table: the upper end of its interval).",
+           ] if of else []),
         *(["Below: every step after LDA as a point, in directions learned without its own class, one "
            "colour per kind of "
            "step; the cross or line is no step at all. Units are those of the within-step spread."] if firsts else []),
@@ -117,6 +161,15 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]  # fmt: skip
     return drawing
+
+
+def _first_pair(atoms: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Of each data set the rows of the first model and of its first pair of labels: a fixed choice."""
+    if atoms.empty:
+        return atoms
+    atoms = main_models(atoms, cards)
+    first = atoms.groupby("dataset", sort=False)[["step", "beside"]].transform("first")
+    return atoms[(atoms[["step", "beside"]] == first).all(axis=1)]
 
 
 def _first_pairs(frame: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from conceptome.figures.panels import (
     dictionaries,
     main_models,
     need,
+    null_ticks,
     over_seeds,
     short_title,
     unique,
@@ -37,6 +38,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     table = over_seeds(frame, keys, "value", keep=["m", "d", "n"], nulls=True)
     stability = tables.get("stability", pd.DataFrame())
     fronts = _fronts(table, stability) if len(stability) else table.iloc[:0]
+    looks = style.looks(dictionaries(frame))
     lines = 2 if len(fronts) else 1
     figure = style.new_figure(20 + 45 * lines)
     axes = figure.subplots(lines, len(datasets), squeeze=False)
@@ -44,7 +46,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     for number, data in enumerate(datasets):
         part = table[(table["dataset"] == data) & (table["statistic"] == "babel")].dropna(subset="value")
         letter = next(letters)
-        _babel(axes[0, number], part)
+        _babel(axes[0, number], part, looks)
         style.mark(
             axes[0, number],
             letter,
@@ -58,7 +60,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             axes[1, number].set_axis_off()
             continue
         letter = next(letters)
-        _front(axes[1, number], part)
+        _front(axes[1, number], part, looks)
         style.mark(axes[1, number], letter)
         drawing.add(letter, part)
     if len(fronts):
@@ -88,21 +90,22 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         )
         + " "
         + captions.seeds_sentence(frame["seed"].nunique()),
-        "Null (grey): random unit atoms of the same number and dimension. For the use of atoms together (table, not "
-        "drawn: effective rank of co-activation, connectivity) codes permuted within each atom.",
+        "Null (grey; effective rank: ticks on the axis): random unit atoms of the same number and dimension. For the "
+        "use of atoms together (table, not drawn: effective rank of co-activation, connectivity) codes permuted within "
+        "each atom.",
         *closing(cards, frame, every),
     ]
     return drawing
 
 
-def _babel(axes: Axes, part: pd.DataFrame) -> None:
+def _babel(axes: Axes, part: pd.DataFrame, looks: Mapping[tuple[str, str], style.Method]) -> None:
     """Curves over r with the range of seeds, over the null's band."""
     band = part.groupby("r")[["null_low", "null_high"]].agg({"null_low": "min", "null_high": "max"})
     axes.fill_between(
         band.index, band["null_low"], band["null_high"], color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0
     )
-    for (whitening, _, name), own in part.groupby(["whitening", "dictionary", "method"], sort=False):
-        own, look = own.sort_values("r"), style.method(name)
+    for (whitening, *pair), own in part.groupby(["whitening", "dictionary", "method"], sort=False):
+        own, look = own.sort_values("r"), looks[tuple(pair)]
         line = style.whitening_line(whitening)
         axes.plot(own["r"], own["value"], color=look.colour, linestyle=line, marker=look.marker, ms=2.5)
         axes.fill_between(own["r"], own["low"], own["high"], color=look.colour, alpha=0.2, lw=0)
@@ -129,21 +132,23 @@ def _fronts(table: pd.DataFrame, stability: pd.DataFrame) -> pd.DataFrame:
     return rank.merge(pairs, on=KEYS)
 
 
-def _front(axes: Axes, part: pd.DataFrame) -> None:
+def _front(axes: Axes, part: pd.DataFrame, looks: Mapping[tuple[str, str], style.Method]) -> None:
     """Stability against effective rank, both with intervals."""
     low, high = float(part["null_low"].min()), float(part["null_high"].max())
     axes.axhspan(low, max(high, low + 0.004), color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
     for row in part.itertuples():
-        look = style.method(row.method)
+        look = looks[row.dictionary, row.method]
         axes.plot([row.effective_rank] * 2, [row.low, row.high], color=look.colour, lw=0.9, zorder=2)
         axes.plot([row.rank_low, row.rank_high], [row.mean_cosine] * 2, color=look.colour, lw=0.9, zorder=2)
         fill = "white" if row.whitening == style.RAW else look.colour
         axes.plot(
             [row.effective_rank], [row.mean_cosine], look.marker, color=look.colour, markerfacecolor=fill, zorder=3
         )
+    null_ticks(axes, part["rank_null"])
     axes.set_ylim(-0.02, 1.05)
     axes.set_yticks([0, 0.5, 1])
     axes.set_xlabel("effective rank")
+    axes.locator_params(axis="x", nbins=4)
 
 
 def _facts(table: pd.DataFrame, data: str) -> str:

@@ -13,6 +13,7 @@ from conceptome.figures.panels import (
     dictionaries,
     dot_rows,
     is_null_model,
+    rows_of_lines,
     short_title,
     unique,
     whitenings,
@@ -85,18 +86,17 @@ def draw_dots(
     import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
-    rows = dictionaries(pd.concat([panel.table for panel in panels]))
+    looks = style.looks(dictionaries(pd.concat([panel.table for panel in panels])))
     columns = min(columns, max(len(panels), more))
-    lines, below = -(-len(panels) // columns), -(-more // columns) if more else 0
-    tall = 17 + 4.6 * len(rows)
-    figure = style.new_figure(14 + lines * tall + below * height)
-    grid = figure.subplots(
-        lines + below, columns, squeeze=False, height_ratios=[tall] * lines + [height or tall] * below
-    )
+    rows = rows_of_lines([panel.table for panel in panels], columns)
+    lines, below = len(rows), -(-more // columns) if more else 0
+    heights = [17 + 4.6 * len(line) for line in rows] + [height] * below
+    figure = style.new_figure(14 + sum(heights))
+    grid = figure.subplots(lines + below, columns, squeeze=False, height_ratios=heights)
     drawing, letters = Drawing(figure, title), style.letters()
     for number, panel in enumerate(panels):
         axes, letter = grid[number // columns, number % columns], next(letters)
-        dot_rows(axes, panel.table, panel.value, rows, seeds=panel.seeds)
+        dot_rows(axes, panel.table, panel.value, rows[number // columns], seeds=panel.seeds, looks=looks)
         if number % columns:
             axes.set_yticklabels([])
         axes.set_xlabel(panel.axis)
@@ -121,10 +121,11 @@ def draw_dots(
 
 
 def range_of(panel: Dots, row: Any) -> str:
-    """One dictionary's value with its interval, in words."""
+    """One dictionary's value with its interval and its null, in words."""
+    null = f" (null {captions.number(row.null)})" if hasattr(row, "null") else ""
     return (
         f"{style.dictionary_label(row.dictionary, row.method)} {style.whitening_label(row.whitening)} "
-        f"{captions.number(getattr(row, panel.value))} [{captions.number(row.low)}, {captions.number(row.high)}]"
+        f"{captions.number(getattr(row, panel.value))} [{captions.number(row.low)}, {captions.number(row.high)}]{null}"
     )
 
 

@@ -63,7 +63,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     sizes = captions.several(f"{data} {captions.span(part['n'].tolist())}" for data, part in every.groupby("dataset"))
     counts = captions.several(f"{data} {captions.span(part['n'].tolist())}" for data, part in atoms.groupby("dataset"))
     facts = captions.several(
-        f"{label(space, cards[space[0]])} {captions.number(row['slope'])} (null {captions.number(row['null'])})"
+        f"{label(space, cards[space[0]])} {captions.number(row['slope'])} "
+        f"[{captions.number(row['low'])}, {captions.number(row['high'])}] (null {captions.number(row['null'])})"
         for space, row in zip(rows, table.to_dict("records"))
     )
     drawing.sentences = [

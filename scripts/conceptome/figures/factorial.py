@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.factorial import Factorial
 from conceptome.factorial.effects import AXES, TERMS
 from conceptome.factorial.endpoints import ENDPOINTS
 from conceptome.figures import captions, style
@@ -40,7 +41,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     summary = usable(tables, "factorial_summary", ["endpoint", "term", "level", "value", "low", "high"], "factorial")
     cells = usable(tables, "factorial", ["dataset", "dictionary", "whitening", "encoder", "value"], "factorial")
     datasets = unique(effects["dataset"])
-    config = parse("factorial", cards[datasets[0]]["study"]["factorial"])
+    config = rebuild(Factorial, cards[datasets[0]]["study"]["factorial"])
     shown = [name for name in DRAWN if name in set(summary["endpoint"])]
     figure = style.new_figure(235)
     parts = figure.subfigures(3, 1, height_ratios=[46, 62, 118])

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ATOMS = 12
 TERMS = 12
+PROGRAMMES = 3  # atoms whose genes are drawn
+GENES = 5  # genes in each direction
 Q = 0.05
 # Words of Hallmark names that stay in capitals.
 ACRONYMS = frozenset(("AKT", "DN", "DNA", "JAK", "KRAS", "MTOR", "MYC", "NFKB", "TGF", "TNFA", "UP", "UV", "WNT"))
@@ -41,7 +43,10 @@ LARGEST = 12.0  # −log10 q at which a dot stops growing
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
-    """Draw F6: per data set a dot plot (top terms × top atoms) and the top term's best atom by dictionary, two ways."""
+    """Draw F6: per data set a dot plot (top terms × top atoms) and the top term's best atom by dictionary, two ways.
+
+    Below, where there are gene programmes, the genes of the first atoms of the dot plot.
+    """
     import pandas as pd
 
     columns = [*KEYS, "seed", "atom", "collection", "term", "effect", "low", "high", "q", "n_genes"]
@@ -53,14 +58,26 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     chosen = {data: _top(headline(frame[frame["dataset"] == data])) for data in datasets}
     heights = [max(7, cells["y"].nunique()) for cells in chosen.values()]
 
-    figure = style.new_figure(22 + sum(20 + 6.6 * height for height in heights))
-    axes = figure.subplots(len(datasets), 3, squeeze=False, width_ratios=[1.5, 0.75, 0.75], height_ratios=heights)
+    programmes = {data: _programmes(tables.get("gene_programmes"), cells) for data, cells in chosen.items()}
+    lines = [20 + 6.6 * height for height in heights]
+    below = [17 + 7.2 * GENES if len(genes) else 0.0 for genes in programmes.values()]
+    figure = style.new_figure(22 + sum(lines) + sum(below))
+    pages = iter(
+        figure.subfigures(
+            len(datasets) + sum(map(bool, below)),
+            1,
+            squeeze=False,
+            height_ratios=[height for pair in zip(lines, below) for height in pair if height],
+        )[:, 0]
+    )
     drawing = Drawing(figure, "Gene sets of atoms")
     letters = style.letters()
     colours = _colours(chosen.values())
     facts, drawn = [], []
     mesh = None
-    for (dots, side, beside), data in zip(axes, datasets):
+    for data in datasets:
+        page = next(pages)
+        dots, side, beside = page.subplots(1, 3, width_ratios=[1.5, 0.75, 0.75])
         cells = chosen[data]
         first = cells.iloc[0]
         drawn.append((data, first["model"]))
@@ -70,7 +87,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             f"{style.dictionary_label(first['dictionary'], first['method'])}, "
             f"{style.whitening_label(first['whitening'])}, seed {first['seed']}"
         )
-        style.mark(dots, letter, f"{dataset_title(cards[data], data, first['model'])}\n{which}")
+        style.mark(dots, letter, f"{dataset_title(cards[data], data, first['model'])}\n{which}", wrap=56)
         drawing.add(letter, cells)
         facts.append(f"{data}: {len(cells)} pairs of {cells['atom'].nunique()} atoms and {cells['y'].nunique()} terms")
         own = frame[frame["dataset"] == data]
@@ -93,10 +110,18 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             drawing.add(letter, table.assign(**named), found[[*KEYS, "seed", "atom", effect]].assign(**named))
             tables.append(_verdict(table, effect))
         beside.set_yticklabels([])
+        if data == datasets[-1]:
+            bar = page.colorbar(mesh, ax=dots, location="bottom", shrink=0.6, aspect=25, pad=0.02)
+            bar.set_label("effect (AUROC of genes in the set; 0.5 = none)")
+            bar.outline.set_linewidth(0.4)
+        if len(programmes[data]):
+            of = list(programmes[data].groupby("atom", sort=False))
+            for panel, (atom, genes) in zip(next(pages).subplots(1, len(of), squeeze=False)[0], of):
+                letter = next(letters)
+                _genes(panel, genes)
+                style.mark(panel, letter, f"genes of atom {atom}")
+                drawing.add(letter, genes)
         facts.append(f"{data}, {name}: " + "; ".join([*tables, *_tests(winner)]))
-    bar = figure.colorbar(mesh, ax=axes[-1, 0], location="bottom", shrink=0.6, aspect=25, pad=0.02)
-    bar.set_label("effect (AUROC of genes in the set; 0.5 = none)")
-    bar.outline.set_linewidth(0.4)
     handles = [
         *_size_handles(),
         *_camera_handle(chosen.values()),
@@ -125,6 +150,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "atoms of the learned dictionaries; then every dictionary's best atom for that term (chosen on training and "
         "validation cells) is shown twice: by the effect, and by the correlation r, over test cells, of its code with "
         "the set's score (mean standardised expression of its genes minus that of all others).",
+        *_told(programmes),
         captions.interval(cards, datasets, "enrichment")
         + " Small ticks are seeds. "
         + captions.seeds_sentence(frame["seed"].nunique()),
@@ -316,6 +342,58 @@ def _verdict(table: pd.DataFrame, effect: str) -> str:
         top = table["null_high"].max() if "null_high" in table else table["null"].max()
         text += f", null at most {captions.number(top)}"
     return text
+
+
+def _programmes(programmes: pd.DataFrame | None, cells: pd.DataFrame) -> pd.DataFrame:
+    """Genes of the first atoms of the dot plot, as chosen off test, strongest first in each direction."""
+    import pandas as pd
+
+    if programmes is None or programmes.empty:
+        return pd.DataFrame()
+    columns = [*KEYS, "seed", "atom", "direction", "rank", "gene", "effect", "low", "high", "q", "null_effect", "n"]
+    need(programmes, "gene_programmes", columns)
+    atoms = unique(cells.sort_values("x")["atom"])[:PROGRAMMES]
+    own = programmes[columns].merge(cells[[*KEYS, "seed"]].head(1), on=[*KEYS, "seed"])
+    own = own[own["atom"].isin(atoms) & (own["rank"] <= GENES)]
+    turn = own["atom"].map({atom: number for number, atom in enumerate(atoms)})
+    down = own["direction"] == "down"
+    # Genes that rise from the strongest on, then those that fall, the strongest last.
+    place = own["rank"].where(~down, -own["rank"])
+    own = own.assign(turn=turn, down=down, place=place).sort_values(["turn", "down", "place"], kind="stable")
+    return own.drop(columns=["turn", "down", "place"]).reset_index(drop=True)
+
+
+def _genes(axes: Axes, genes: pd.DataFrame) -> None:
+    """Correlation of an atom's genes with its code, with intervals, over the largest of all genes by chance."""
+    look = style.method(genes["method"].iloc[0])
+    for y, row in enumerate(genes.itertuples()):
+        axes.hlines(y, -row.null_effect, row.null_effect, color=style.NULL_COLOUR, lw=3.2, zorder=1)
+        axes.hlines(y, row.low, row.high, color=look.colour, lw=0.9, zorder=2)
+        axes.plot([row.effect], [y], marker=look.marker, linestyle="none", color=look.colour, zorder=3)
+    axes.axvline(0, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
+    axes.set_yticks(range(len(genes)), list(genes["gene"]))
+    axes.set_ylim(len(genes) - 0.4, -0.6)
+    axes.set_xlim(-1, 1)
+    axes.set_xticks([-0.5, 0, 0.5])
+    axes.set_xlabel("correlation r (test)")
+
+
+def _told(programmes: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What the panels of genes show; nothing where there are none."""
+    drawn = {data: genes for data, genes in programmes.items() if len(genes)}
+    if not drawn:
+        return []
+    sizes = captions.several(f"{data} {captions.count(genes['n'].iloc[0])}" for data, genes in drawn.items())
+    found = captions.several(
+        f"{data} {int((genes['effect'].abs() > genes['null_effect']).sum())} of {len(genes)}"
+        for data, genes in drawn.items()
+    )
+    return [
+        f"Last row: of the first {PROGRAMMES} atoms of the dot plot, the {GENES} genes that rise and the {GENES} that "
+        "fall most with the code, chosen on training and validation cells, with their correlation over test cells; "
+        "null: up to the quantile of the largest absolute correlation over ALL genes under permuted codes, so that a "
+        f"gene outside it counts however many were looked at. Genes outside: {found}. n test cells: {sizes}."
+    ]
 
 
 def _camera_handle(parts: Iterable[pd.DataFrame]) -> list[Any]:

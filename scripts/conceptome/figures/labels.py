@@ -12,6 +12,7 @@ from conceptome.figures.panels import (
     dataset_title,
     headline,
     is_null_model,
+    label_title,
     main_models,
     unique,
     usable,
@@ -30,10 +31,25 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     """Draw F5: per data set a heat map (classes × top atoms) and beside it each class's best atom with interval."""
     from matplotlib.colors import TwoSlopeNorm
 
-    need = [*KEYS, "seed", "atom", "label", "role", "term", "auroc", "low", "high", "q", "n_term", "n"]
+    need = [
+        *KEYS,
+        "seed",
+        "atom",
+        "label",
+        "role",
+        "term",
+        "auroc",
+        "low",
+        "high",
+        "q",
+        "n_term",
+        "unit",
+        "n_groups",
+        "n",
+    ]
     frame = usable(tables, "labels", need, "labels")
     every = {data: unique(frame.loc[frame["dataset"] == data, "model"]) for data in unique(frame["dataset"])}
-    frame = main_models(frame, cards)
+    whole, frame = frame, main_models(frame, cards)
     datasets = unique(frame["dataset"])
     chosen = {data: _top(headline(frame[frame["dataset"] == data]), cards[data]) for data in datasets}
     heights = [max(5, rows["row"].nunique()) for rows, _ in chosen.values()]
@@ -64,7 +80,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         marked = int(cells["significant"].sum())
         facts.append(
             f"{data}: {marked} of {len(cells)} cells drawn are marked; highest AUROC {captions.number(top['auroc'])} "
-            f"[{captions.number(top['low'])}, {captions.number(top['high'])}] (atom {top['atom']}, {top['row']}); "
+            f"[{captions.number(top['low'])}, {captions.number(top['high'])}], "
+            + (f"null {captions.number(top['null_auroc'])} " if "null_auroc" in top else "")
+            + f"(atom {top['atom']}, {top['row']}); "
             f"n = {captions.count(first['n'])} test samples, {captions.span(cells['n_term'].tolist())} per class"
         )
     bar = figure.colorbar(mesh, ax=axes[:, 0].tolist(), location="bottom", shrink=0.4, aspect=30, pad=0.01)
@@ -79,13 +97,14 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "a fixed order (whitened before raw, ICFL before TopK, lowest seed), not by its result. Atoms: taken in turn "
         f"over the classes by q, then effect, up to {ATOMS}. Dots: q < {Q} and above the permuted-label null; q is of "
         "the rank-sum test on the size of the code (Mann-Whitney, samples taken as independent; Benjamini-Hochberg "
-        f"over all atoms × classes). {captions.several(facts)}.",
+        f"over all atoms × classes). {_grouped(frame)}{captions.several(facts)}.",
         captions.interval(cards, datasets, "enrichment")
         + " They are drawn for the best atom (its number beside) of every class; that atom "
         "was picked on the same samples, so its estimate leans high: compare it with the null, picked the same way.",
         f"Null (grey bars): {100 * alpha:g} % quantile of the highest AUROC over all atoms under permuted labels. "
         "Classes of a technical label (batch, plate) are set in italics: they warn, they are no finding.",
         *(_single_sentence(cards, datasets)),
+        *captions.baselines(cards, whole, "auroc", ["label", "term"], 0.5),
         *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]
@@ -95,6 +114,17 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     )
     drawing.sentences += [rest] if rest else []
     return drawing
+
+
+def _grouped(frame: pd.DataFrame) -> str:
+    """Name the labels that were tested between groups."""
+    found = frame[frame["unit"] == "group"].drop_duplicates(["dataset", "label"])
+    if found.empty:
+        return ""
+    names = captions.several(
+        f"{row['label']} ({row['dataset']}, {row['n_groups']} groups)" for row in found.to_dict("records")
+    )
+    return f"Constant in their groups, and so tested by a permutation of groups: {names}. "
 
 
 def _single(card: Mapping[str, Any], label: str) -> list[str]:
@@ -116,8 +146,11 @@ def _top(frame: pd.DataFrame, card: Mapping[str, Any]) -> tuple[pd.DataFrame, pd
 
     frame = frame.copy()
     frame["row"] = frame["term"].astype(str)
-    clash = frame.groupby("row")["label"].transform("nunique") > 1
-    frame.loc[clash, "row"] = frame["label"].astype(str) + " " + frame["row"]
+    # Classes of two labels that are called alike, or by a bare number, carry their label's name.
+    unclear = frame.groupby("row")["label"].transform("nunique") > 1
+    unclear |= frame["row"].str.fullmatch(r"[\d.,]+")
+    names = frame["label"].map(lambda label: label_title(card, label))
+    frame.loc[unclear, "row"] = names + " " + frame["row"]
     for label in frame["label"].unique():
         alone = (frame["label"] == label) & frame["term"].astype(str).isin(_single(card, label))
         frame.loc[alone, "row"] += " ‡"

@@ -82,7 +82,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"{data} "
         + ", ".join(
             f"{style.dictionary_label(row.dictionary, row.method)} {style.whitening_label(row.whitening)} "
-            f"{captions.number(row.ami)} (null up to {captions.number(row.null_high)})"
+            f"{captions.number(row.ami)} [{captions.number(row.low)}, {captions.number(row.high)}] "
+            f"(null up to {captions.number(row.null_high)})"
             for row in part.itertuples()
         )
         for data, part in summary.groupby("dataset", sort=False)

@@ -81,7 +81,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             _labels(panel, part, [label_title(cards[data], name) for name in part["label"]])
             style.mark(panel, letter)
             drawing.add(letter, part)
-    handles = [style.null_handle("null: one coordinate, or the label, shuffled")]
+    handles = [style.null_handle("null: independent features; label shuffled")]
     style.legend_below(figure, handles)
 
     sizes = captions.several(
@@ -90,8 +90,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         for data, one in ones.items()
     )
     facts = captions.several(
-        f"{data} {captions.number(row['score'])} (S {captions.number(row['separability'])}, M "
-        f"{captions.number(row['mixture'])}, null {captions.number(row['null'])}, {int(row['n_atoms'])} atoms)"
+        f"{data} {captions.number(row['score'])} [{captions.number(row['low'])}, {captions.number(row['high'])}] "
+        f"(S {captions.number(row['separability'])}, M {captions.number(row['mixture'])}, "
+        f"null {captions.number(row['null'])}, {int(row['n_atoms'])} atoms)"
         for data, one in ones.items()
         for row in [one.sort_values("rank").iloc[0]]
     )
@@ -118,9 +119,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         *[f"{row['dataset']}: {row['label']} is not shown, since {row['excluded']}." for row in lacking],
         captions.further_interval(cards, datasets, "multidimensional")
         + " Labels: bootstrap in place of the jackknife. One seed of one dictionary is shown; all are in the table.",
-        "Null (grey): one coordinate shuffled over samples at the rotation of least mutual information; "
-        "for labels, the "
-        "label permuted by group.",
+        "Null (grey): samples of which every atom is an independent one-dimensional feature, with the same codes "
+        "permuted "
+        "over samples, decoded and encoded again, clustered and scored alike; for labels, the label permuted by group.",
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]  # fmt: skip
     return drawing

@@ -133,6 +133,21 @@ def headline(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["seed"] == frame["seed"].min()]
 
 
+def rows_of_lines(tables: Sequence[pd.DataFrame], columns: int) -> list[list[tuple[str, str]]]:
+    """Dictionaries of each line of panels, which share its names: those of the tables drawn in it, `columns` a line."""
+    import pandas as pd
+
+    return [dictionaries(pd.concat(tables[start : start + columns])) for start in range(0, len(tables), columns)]
+
+
+def in_blocks(columns: Sequence[Any], most: int = 5) -> list[list[Any]]:
+    """Share the columns of a figure out over as few blocks as hold at most `most` each, as evenly as can be."""
+    import numpy as np
+
+    parts = np.array_split(np.arange(len(columns)), -(-len(columns) // most))
+    return [[columns[number] for number in part] for part in parts]
+
+
 def over_seeds(
     frame: pd.DataFrame, keys: Sequence[str], value: str, *, keep: Sequence[str] = (), nulls: bool = False
 ) -> pd.DataFrame:
@@ -179,8 +194,14 @@ def over_seeds(
 
 
 def dataset_title(card: Mapping[str, Any], dataset: str, model: str | None = None) -> str:
-    """Title of a data set's panel: its name, 'simulated' where it is, the model (a dagger marks a stand-in)."""
+    """Title of a data set's panel: its name, 'simulated' where it is, the model (a dagger marks a stand-in).
+
+    Where the name does not tell the study (a paper's study may take another's data), the study's key comes first.
+    """
     title = str(card.get("title", dataset))
+    letters, key = ("".join(filter(str.isalnum, text.lower())) for text in (title, dataset))
+    if key not in letters:
+        title = f"{dataset}: {title}"
     if card.get("simulated") and "simulated" not in title.lower():
         title += " (simulated)"
     if model is not None:
@@ -215,6 +236,7 @@ def dot_rows(
     rows: Sequence[tuple[str, str]],
     *,
     seeds: pd.DataFrame | None = None,
+    looks: Mapping[tuple[str, str], style.Method] | None = None,
 ) -> None:
     """Draw one value per dictionary and whitening as a dot with its interval, over the null's interval.
 
@@ -226,13 +248,16 @@ def dot_rows(
         (dictionary, method) from top to bottom.
     seeds
         Values of single seeds (dictionary, whitening, `value`), drawn as ticks.
+    looks
+        Of the whole figure, where panels hold different dictionaries; None: those of `rows`.
     """
     import numpy as np
 
     shown = whitenings(table)
     offsets = dict(zip(shown, np.linspace(-0.2, 0.2, len(shown)) if len(shown) > 1 else [0.0]))
+    looks = looks or style.looks(rows)
     for position, (dictionary, name) in enumerate(rows):
-        look = style.method(name)
+        look = looks[dictionary, name]
         for whitening in shown:
             here = table[(table["dictionary"] == dictionary) & (table["whitening"] == whitening)]
             if here.empty:
@@ -268,3 +293,24 @@ def dot_rows(
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", color="#EEEEEE", lw=0.6)
     axes.set_axisbelow(True)
+
+
+def null_ticks(axes: Axes, values: pd.Series) -> None:
+    """Mark where the null of the horizontal axis lies: grey ticks on its line, one per distinct value.
+
+    For panels in which dictionaries of different sizes stand together: each size has its own null, and bands of all of
+    them would hide the points.
+    """
+    for value in sorted(set(values.dropna().round(9))):
+        axes.plot(
+            [value],
+            [0.0],
+            marker="|",
+            ms=7,
+            mew=2.0,
+            color=style.NULL_COLOUR,
+            linestyle="none",
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            zorder=1,
+        )

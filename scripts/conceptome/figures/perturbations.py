@@ -12,6 +12,7 @@ from conceptome.figures.panels import (
     dataset_title,
     headline,
     is_null_model,
+    label_title,
     main_models,
     need,
     unique,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Q = 0.05
 ROWS = 20
+TRENDS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ", "jonckheere": "Jonckheere's D"}
 MATCHED = {"group": "the same group", "batch": "the same batch", "none": "anywhere"}
 
 
@@ -35,9 +37,10 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     frame = usable(tables, "perturbations", [*KEYS, *columns, "matched_on", "n_unmatched"], "perturbations")
     trends = tables.get("label_trends", pd.DataFrame())
     if len(trends):
-        need(trends, "label_trends", [*KEYS, "seed", "atom", "label", "effect", "low", "high", "q", "null_low", "n"])
+        columns = ["seed", "atom", "label", "statistic", "effect", "low", "high", "q", "null_low", "n"]
+        need(trends, "label_trends", [*KEYS, *columns])
     every = {data: unique(frame.loc[frame["dataset"] == data, "model"]) for data in unique(frame["dataset"])}
-    frame = main_models(frame, cards)
+    whole, frame = frame, main_models(frame, cards)
     datasets = unique(frame["dataset"])
     chosen = {data: _best(headline(frame[frame["dataset"] == data]), ["label", "term"]) for data in datasets}
     heights = [max(3, len(rows)) for rows in chosen.values()]
@@ -74,8 +77,10 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         else:
             own = _best(own, ["label"])
             letter = next(letters)
-            _draw_rows(beside, own, [f"{row.label} ({row.n})" for row in own.itertuples()], 0.0)
-            beside.set_xlabel("Spearman's ρ of the code with the label")
+            _draw_rows(
+                beside, own, [f"{label_title(cards[data], row.label)} ({row.n})" for row in own.itertuples()], 0.0
+            )
+            beside.set_xlabel(f"{TRENDS[own['statistic'].iloc[0]]} of the code with the label")
             style.mark(beside, letter, "ordinal labels")
             drawing.add(letter, own)
             fact += f"; {int((own['q'] < Q).sum())} of {len(own)} ordinal labels have an atom with q < {Q}"
@@ -86,17 +91,19 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     ]
     style.legend_below(figure, handles)
     alpha = captions.settings(cards[datasets[0]], "enrichment").confidence
+    trend = " or ".join(TRENDS[name] for name in unique(trends["statistic"])) if len(trends) else TRENDS["spearman"]
     drawing.sentences = [
         "For every perturbation the atom whose code tells it best, up or down, from controls of the same block, its "
         "number beside the interval; in brackets samples of the class and controls. AUROC (no unit) within blocks, "
         "weighted by 1/(N + 1); q: blocked rank-sum test (van Elteren), Benjamini-Hochberg over all atoms × classes. "
-        "For ordinal labels Spearman's ρ (no unit) over the samples that have the label (their number in brackets); q: "
+        f"For ordinal labels {trend} (no unit) over the samples that have the label (their number in brackets); q: "
         f"labels permuted with whole groups, Benjamini-Hochberg over all atoms × labels. {captions.several(facts)}.",
         captions.interval(cards, datasets, "enrichment")
         + " The atom was picked on the same samples, so its estimate leans high: compare it with the null.",
         f"Null (grey bars): for perturbations up to the {100 * alpha:g} % quantile of the most extreme AUROC over all "
         "atoms when class and control are permuted within blocks; for ordinal labels the "
         f"{100 * alpha:g} % interval of this one atom under permuted labels.",
+        *captions.baselines(cards, whole, "effect", ["label", "term"], 0.5),
         *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]
@@ -156,6 +163,6 @@ def _draw_rows(axes: Axes, rows: pd.DataFrame, names: list[str], neutral: float)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", color="#EEEEEE", lw=0.6)
     axes.set_axisbelow(True)
-    axes.margins(x=0.12)
+    axes.margins(x=0.16)
     # A last tick at the very edge would reach over the page.
     axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))

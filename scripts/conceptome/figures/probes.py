@@ -13,6 +13,7 @@ from conceptome.figures.panels import (
     dot_rows,
     models,
     over_seeds,
+    rows_of_lines,
     short_title,
     unique,
     usable,
@@ -34,7 +35,6 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         kept.append(rows[rows["model"].isin(models(rows, cards[data]))])
     frame = pd.concat(kept)
     datasets = unique(frame["dataset"])
-    rows = dictionaries(frame)
     keep = ["chance", "n_test", "n_train", "n_groups_test", "n_classes"]
     table = over_seeds(frame, [*KEYS, "label", "role"], "balanced_accuracy", keep=keep, nulls=True)
     panels = list(dict.fromkeys(zip(table["role"], table["dataset"], table["model"], table["label"])))
@@ -42,15 +42,22 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
 
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = style.new_figure(12 + lines * (17 + 4.6 * len(rows)))
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=False)
+    shown = [
+        table[(table["dataset"] == data) & (table["model"] == model) & (table["label"] == label)]
+        for _, data, model, label in panels
+    ]
+    looks = style.looks(dictionaries(frame))
+    rows = rows_of_lines(shown, columns)
+    heights = [17 + 4.6 * len(line) for line in rows]
+    figure = style.new_figure(12 + sum(heights))
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=False, height_ratios=heights)
     drawing = Drawing(figure, "Linear probes on codes: biological labels (higher is better), technical labels (lower)")
     facts, sizes = [], []
-    for letter, panel, (role, data, model, label) in zip(style.letters(), axes.flat, panels):
-        where = (table["dataset"] == data) & (table["model"] == model) & (table["label"] == label)
-        part = table[where]
+    for number, (letter, panel, (role, data, model, label), part) in enumerate(
+        zip(style.letters(), axes.flat, panels, shown)
+    ):
         raw = frame[(frame["dataset"] == data) & (frame["model"] == model) & (frame["label"] == label)]
-        dot_rows(panel, part, "balanced_accuracy", rows, seeds=raw)
+        dot_rows(panel, part, "balanced_accuracy", rows[number // columns], seeds=raw, looks=looks)
         chance = float(part["chance"].iloc[0])
         panel.axvline(chance, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
         lowest = min(chance, float(part[["low", *({"null_low"} & set(part))]].min().min()))
@@ -66,7 +73,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         best = part.loc[part["balanced_accuracy"].idxmax()]
         facts.append(
             f"{data}/{model}/{label} {captions.number(best['balanced_accuracy'])} "
-            f"[{captions.number(best['low'])}, {captions.number(best['high'])}] "
+            f"[{captions.number(best['low'])}, {captions.number(best['high'])}], null {captions.number(best['null'])} "
             f"({style.dictionary_label(best['dictionary'], best['method'])}, "
             f"{style.whitening_label(best['whitening'])}; "
             f"{captions.count(part['n_classes'].iloc[0])} classes)"

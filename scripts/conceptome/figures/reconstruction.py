@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from conceptome.figures import captions, style
@@ -28,7 +28,7 @@ FLOOR = 0.02  # a dictionary with all its axes reaches 0, which a log scale cann
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
-    """Draw F2: one column per data set; rows FVU raw, FVU whitened, dead atoms."""
+    """Draw F2: one line per data set: FVU in each of its spaces (raw, whitened), and dead atoms."""
     frame = usable(tables, "reconstruction", [*KEYS, "seed", "k", "l0", "fvu", "dead", "m", "n"], "reconstruction")
     every = {data: unique(frame.loc[frame["dataset"] == data, "model"]) for data in unique(frame["dataset"])}
     frame = main_models(frame, cards)
@@ -44,43 +44,41 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     )
     dead = _dead(frame)
 
-    figure = style.new_figure(12 + 37 * len(shown) + (10 + 4.6 * len(rows)))
-    axes = figure.subplots(
-        len(shown) + 1, len(datasets), squeeze=False, height_ratios=[*(34 for _ in shown), 6 + 4.2 * len(rows)]
-    )
+    looks = style.looks(rows)
+    heights = {data: 11 + max(32.0, 6 + 4.2 * len(dictionaries(frame[frame["dataset"] == data]))) for data in datasets}
+    figure = style.new_figure(14 + sum(heights.values()))
+    parts = figure.subfigures(len(datasets), 1, squeeze=False, height_ratios=list(heights.values()))[:, 0]
     drawing = Drawing(figure, "Reconstruction against sparsity, and dead atoms")
     letters = style.letters()
-    for line, whitening in zip(axes, shown):
-        limits = _limits(curves[curves["whitening"] == whitening])
-        for panel, data in zip(line, datasets):
-            part = curves[(curves["dataset"] == data) & (curves["whitening"] == whitening)]
-            if part.empty:
-                panel.set_axis_off()
-                continue
+    for page, data in zip(parts, datasets):
+        own, table = frame[frame["dataset"] == data], curves[curves["dataset"] == data]
+        spaces = whitenings(own)
+        line = page.subplots(1, len(spaces) + 1, squeeze=False)[0]
+        limits = _limits(table)
+        for number, (panel, whitening) in enumerate(zip(line, spaces)):
+            part, seeds = (each[each["whitening"] == whitening] for each in (table, own))
             letter = next(letters)
-            seeds = frame[(frame["dataset"] == data) & (frame["whitening"] == whitening)]
-            _curves(panel, part, seeds, rows, limits, panel is line[0])
-            model = part["model"].iloc[0]
-            heading = short_title(cards[data], data, model) + "\n" if whitening == shown[0] else ""
+            _curves(panel, part, seeds, looks, limits, number == 0)
+            heading = (
+                "" if number else short_title(cards[data], data, part["model"].iloc[0]).replace("\n", " · ") + "\n"
+            )
             style.mark(panel, letter, heading + style.whitening_label(whitening))
             drawing.add(letter, part, seeds[[*KEYS, "seed", "k", "l0", "fvu"]])
         line[0].set_ylabel("FVU (test)")
-    most = max(10.0, float(dead["high"].max()))
-    for index, (panel, data) in enumerate(zip(axes[-1], datasets)):
-        part = dead[dead["dataset"] == data]
-        letter = next(letters)
-        seeds = _dead_by_seed(frame[frame["dataset"] == data])
-        dot_rows(panel, part, "dead_percent", rows, seeds=seeds)
+        panel, letter, part = line[-1], next(letters), dead[dead["dataset"] == data]
+        seeds = _dead_by_seed(own)[[*KEYS, "seed", "dead", "m", "dead_percent"]]
+        dot_rows(panel, part, "dead_percent", dictionaries(own), seeds=seeds, looks=looks)
+        reach = part[[name for name in ("high", "null_high") if name in part]].max().max()
+        most = min(max(10.0, float(reach)), 100.0)
         panel.set_xlim(-0.05 * most, 1.06 * most)
         panel.set_xlabel("dead atoms (%)")
-        if index:
-            panel.set_yticklabels([])
         style.mark(panel, letter)
         drawing.add(letter, part, seeds)
     handles = [
         *style.method_handles(rows),
         *style.whitening_handles(shown, markers=True),
         style.line_handle("null: codes of other samples", style.REFERENCE_COLOUR, ":"),
+        *([style.null_handle("null: as many active atoms at random")] if "null" in dead else []),
     ]
     style.legend_below(figure, handles, columns=5)
 
@@ -93,8 +91,16 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "atoms (L0, log scale) at several inference budgets, in the space in which the dictionary was trained (raw or "
         f"whitened). n test samples: {sizes}. Values below {FLOOR} lie under the frame.",
         f"Lowest FVU of a learned dictionary: {best}.",
-        "Last row: atoms that never fire on training samples, per cent of all atoms, at the trained budget; bars and "
-        "ticks are seeds.",
+        "On the right: atoms that never fire on training samples, per cent of all atoms, at the trained budget"
+        + _dead_sizes(frame)
+        + "; "
+        + ("bars: jackknife over groups, " if "dead_low" in frame else "bars and ")
+        + "ticks: seeds."
+        + (
+            " Null (grey): atoms left silent where every sample has as many active atoms, drawn at random."
+            if "null" in dead
+            else ""
+        ),
         captions.interval(cards, datasets) + " " + captions.seeds_sentence(frame["seed"].nunique()),
         "Null (dotted): FVU when each sample is given another sample's codes; 1 is what the mean alone reaches.",
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
@@ -108,7 +114,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
 
 
 def _limits(curves: pd.DataFrame) -> tuple[float, float]:
-    """One FVU range for a whole row of panels, so that data sets can be compared."""
+    """One FVU range for all spaces of a data set."""
     bottom = max(FLOOR, 0.8 * float(curves["low"].clip(lower=FLOOR).min()))
     tops = [curves["high"].max(), 1.0] + ([curves["null"].max()] if "null" in curves else [])
     return bottom, 1.2 * float(max(tops))
@@ -118,16 +124,15 @@ def _curves(
     axes: Axes,
     table: pd.DataFrame,
     seeds: pd.DataFrame,
-    rows: Sequence[tuple[str, str]],
+    looks: Mapping[tuple[str, str], style.Method],
     limits: tuple[float, float],
     labelled: bool,
 ) -> None:
     """FVU against L0: mean over seeds with its band, thin lines for seeds, dotted null."""
-    for dictionary, name in rows:
+    for (dictionary, _), look in looks.items():
         part = table[table["dictionary"] == dictionary].sort_values("l0")
         if part.empty:
             continue
-        look = style.method(name)
         own = seeds[seeds["dictionary"] == dictionary]
         if own["seed"].nunique() > 1:
             for _, one in own.groupby("seed"):
@@ -164,12 +169,27 @@ def _dead_by_seed(frame: pd.DataFrame) -> pd.DataFrame:
     """Dead share per seed at the largest budget, which is the trained one."""
     rows = frame.loc[frame.groupby([*KEYS, "seed"], sort=False, dropna=False)["k"].idxmax()].copy()
     rows["dead_percent"] = 100 * rows["dead"] / rows["m"]
-    return rows[[*KEYS, "seed", "dead", "m", "dead_percent"]]
+    kept = [*KEYS, "seed", "dead", "m", "dead_percent"]
+    for name in ("low", "high", "null", "null_low", "null_high"):
+        if f"dead_{name}" in rows:
+            rows[name] = 100 * rows[f"dead_{name}"] / rows["m"]
+            kept.append(name)
+    return rows[[*kept, "n_train"] if "n_train" in rows else kept]
 
 
 def _dead(frame: pd.DataFrame) -> pd.DataFrame:
-    """Dead share over seeds; its bar is the range of the seeds (a count over all of train has no sampling interval)."""
-    return over_seeds(_dead_by_seed(frame), KEYS, "dead_percent", keep=["dead", "m"])
+    """Dead share over seeds, with outermost bounds and the null's."""
+    return over_seeds(_dead_by_seed(frame), KEYS, "dead_percent", keep=["dead", "m", "n_train"], nulls=True)
+
+
+def _dead_sizes(frame: pd.DataFrame) -> str:
+    """Numbers of training samples on which atoms were counted."""
+    if "n_train" not in frame:
+        return ""
+    told = captions.several(
+        f"{data} {captions.span(rows['n_train'].tolist())}" for data, rows in frame.groupby("dataset", sort=False)
+    )
+    return f" (n training samples: {told})"
 
 
 def _summary(curves: pd.DataFrame, data: str) -> str:
@@ -184,6 +204,7 @@ def _summary(curves: pd.DataFrame, data: str) -> str:
         parts.append(
             f"{style.whitening_label(whitening)} {style.dictionary_label(row['dictionary'], row['method'])} "
             f"{captions.number(row['fvu'])} [{captions.number(row['low'])}, {captions.number(row['high'])}] "
-            f"at L0 {captions.number(row['l0'], 1)}"
+            + (f"(null {captions.number(row['null'])}) " if "null" in row else "")
+            + f"at L0 {captions.number(row['l0'], 1)}"
         )
     return f"{data} " + ", ".join(parts)

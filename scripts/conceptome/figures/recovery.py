@@ -10,7 +10,9 @@ from conceptome.figures.panels import (
     KEYS,
     Drawing,
     dictionaries,
+    in_blocks,
     models,
+    null_ticks,
     short_title,
     unique,
     usable,
@@ -40,38 +42,40 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     datasets = unique(frame["dataset"])
     columns = list(dict.fromkeys(zip(frame["dataset"], frame["model"])))
     rows = dictionaries(frame)
-    figure = style.new_figure(18 + 2 * 45)
-    axes = figure.subplots(2, len(columns), squeeze=False, sharey="row")
-    if len(columns) > 1:
-        for panel in axes[1]:
-            panel.sharey(axes[1, 0])
+    looks = style.looks(rows)
+    blocks = in_blocks(columns)
+    figure = style.new_figure(18 + 2 * 45 * len(blocks))
+    parts = figure.subfigures(len(blocks), 1, squeeze=False)[:, 0]
     drawing = Drawing(figure, "Recovery of hidden variables against completeness (SIMULATED data)")
     letters = style.letters()
     variables = _variables(frame)
     facts = []
+    has_null = "completeness_null" in frame
     figure.suptitle("SIMULATED data", fontsize=style.FONT)
     bars = {data: captions.settings(cards[data], "measures").recovered_above for data in datasets}
     recovered = ", ".join(f"{value:g}" for value in sorted(set(bars.values())))
-    for panel, (data, model) in zip(axes[0], columns):
-        here = variables[(variables["dataset"] == data) & (variables["model"] == model)]
-        part = here[here["method"].isin(SCATTERED)]
-        part = part if len(part) else here
-        letter = next(letters)
-        _scatter(panel, part)
-        style.mark(panel, letter, short_title({**cards[data], "simulated": True}, data, model))
-        panel.set_xlabel("completeness (R²)")
-        drawing.add(letter, part)
-    axes[0, 0].set_ylabel("best |r| of an atom")
-    for panel, (data, model) in zip(axes[1], columns):
-        here = variables[(variables["dataset"] == data) & (variables["model"] == model)]
-        table = _counts(here)
-        letter = next(letters)
-        _count_curves(panel, table, bars[data])
-        style.mark(panel, letter)
-        panel.set_xlabel("threshold on |r|")
-        drawing.add(letter, table)
-        facts.append(f"{data}/{model} " + _facts(here, bars[data]))
-    axes[1, 0].set_ylabel("share of variables\nat or above threshold")
+    for page, block in zip(parts, blocks):
+        axes = page.subplots(2, len(block), squeeze=False, sharey="row")
+        for panel, (data, model) in zip(axes[0], block):
+            here = variables[(variables["dataset"] == data) & (variables["model"] == model)]
+            part = here[here["method"].isin(SCATTERED)]
+            part = part if len(part) else here
+            letter = next(letters)
+            _scatter(panel, part, looks)
+            style.mark(panel, letter, short_title({**cards[data], "simulated": True}, data, model))
+            panel.set_xlabel("completeness (R²)")
+            drawing.add(letter, part)
+        axes[0, 0].set_ylabel("best |r| of an atom")
+        for panel, (data, model) in zip(axes[1], block):
+            here = variables[(variables["dataset"] == data) & (variables["model"] == model)]
+            table = _counts(here)
+            letter = next(letters)
+            _count_curves(panel, table, bars[data], looks)
+            style.mark(panel, letter)
+            panel.set_xlabel("threshold on |r|")
+            drawing.add(letter, table)
+            facts.append(f"{data}/{model} " + _facts(here, bars[data]))
+        axes[1, 0].set_ylabel("share of variables\nat or above threshold")
     handles = [
         *style.method_handles(rows),
         style.line_handle("best linear readout, √R²", "black", "--"),
@@ -91,8 +95,9 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "chosen on training and validation samples (test; mean over seeds), against completeness, the R² (test) with "
         "which a linear regression from "
         "the activations reads the variable. The dashed line √R² is the correlation of that readout: what the model "
-        "holds bounds what a linear atom can show. Below: share of variables whose best absolute r reaches a "
-        "threshold. "
+        "holds bounds what a code could show that is linear in the activations. Sparse codes are not (only the "
+        "strongest atoms fire), so a variable can lie above it. Below: share of variables whose best absolute r "
+        "reaches a threshold. "
         f"Correlations and R² have no unit. n: {sizes}.",
         f"Variables recovered (absolute r > {recovered} on average over seeds), completeness (median R²) beside: "
         f"{captions.several(facts)}.",
@@ -101,7 +106,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         + captions.seeds_sentence(frame["seed"].nunique()),
         "Null (grey): the same with the hidden variables permuted over samples; above its band over all variables, "
         "below "
-        "its upper bound.",
+        "its upper bound."
+        + (" Tick on the axis of R²: the largest mean R² of a permuted variable." if has_null else ""),
         "Drawn as points: "
         + ", ".join(style.method(name).label for name in SCATTERED if name in set(frame["method"]))
         + "; all dictionaries below.",
@@ -122,7 +128,7 @@ def _variables(frame: pd.DataFrame) -> pd.DataFrame:
         "n_seeds": ("best_correlation", "size"),
     }
     bounds = (("low", "min"), ("high", "max"), ("null_low", "min"), ("null_high", "max"))
-    bounds += (("completeness_low", "mean"), ("completeness_high", "mean"))
+    bounds += (("completeness_low", "mean"), ("completeness_high", "mean"), ("completeness_null", "mean"))
     for column, how in bounds:
         if column in frame:
             spec[column] = (column, how)
@@ -133,7 +139,7 @@ def _variables(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _scatter(axes: Axes, table: pd.DataFrame) -> None:
+def _scatter(axes: Axes, table: pd.DataFrame, looks: Mapping[tuple[str, str], style.Method]) -> None:
     """Best |r| against completeness; intervals where there are few variables; the readout's own correlation dashed."""
     import numpy as np
 
@@ -142,11 +148,14 @@ def _scatter(axes: Axes, table: pd.DataFrame) -> None:
     if {"null_low", "null_high"} <= set(table):
         low, high = float(table["null_low"].min()), float(table["null_high"].max())
         axes.axhspan(low, high, color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
+    if "completeness_null" in table:
+        # One mark for all variables: the largest R² that a permuted one reaches on average.
+        null_ticks(axes, table["completeness_null"].clip(lower=0).agg(["max"]))
     line = np.linspace(0, 1, 101)
     axes.plot(line, np.sqrt(line), color="black", linestyle="--", lw=0.8, zorder=1)
     for dictionary, name in reversed(dictionaries(table)):
         part = table[table["dictionary"] == dictionary]
-        look = style.method(name)
+        look = looks[dictionary, name]
         if few:
             axes.vlines(x[part.index], part["low"], part["high"], color=look.colour, lw=0.6, alpha=0.7, zorder=2)
             if {"completeness_low", "completeness_high"} <= set(part):
@@ -204,21 +213,34 @@ def _counts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _count_curves(axes: Axes, table: pd.DataFrame, recovered: float) -> None:
+def _count_curves(
+    axes: Axes, table: pd.DataFrame, recovered: float, looks: Mapping[tuple[str, str], style.Method]
+) -> None:
     """Exceedance of |r| per dictionary, with the bounds' band for learned dictionaries, readout and null."""
     null = table[table["what"] == "null"]
     axes.fill_between(null["threshold"], 0, null["share"], color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
     readout = table[table["what"] == "readout"]
     axes.plot(readout["threshold"], readout["share"], color="black", linestyle="--", lw=0.8, zorder=2)
     curves = table[table["what"] == "dictionary"]
-    for dictionary, name in reversed(dictionaries(curves)):
+    for number, (dictionary, name) in enumerate(reversed(dictionaries(curves))):
         part = curves[curves["dictionary"] == dictionary]
-        look = style.method(name)
+        look = looks[dictionary, name]
         if name in style.LEARNED:
             axes.fill_between(
                 part["threshold"], part["low"], part["high"], color=look.colour, alpha=0.15, lw=0, zorder=1
             )
-        axes.plot(part["threshold"], part["share"], color=look.colour, lw=1.0, zorder=3, drawstyle="steps-post")
+        axes.plot(
+            part["threshold"],
+            part["share"],
+            color=look.colour,
+            lw=1.0,
+            zorder=3,
+            drawstyle="steps-post",
+            marker=look.marker,
+            ms=2.5,
+            mew=0,
+            markevery=(4 + 4 * (number % 6), 25),
+        )
     axes.axvline(recovered, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=0)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(-0.02, 1.03)
@@ -226,11 +248,17 @@ def _count_curves(axes: Axes, table: pd.DataFrame, recovered: float) -> None:
 
 
 def _facts(table: pd.DataFrame, recovered: float) -> str:
-    """Variables recovered per dictionary."""
+    """Variables recovered per dictionary: by estimate, by lower and upper bound, and by the null's upper bound."""
     total = table["variable"].nunique()
     parts = []
     for dictionary, name in dictionaries(table):
         rows = table[table["dictionary"] == dictionary]
-        parts.append(f"{style.dictionary_label(dictionary, name)} {int((rows['best_correlation'] > recovered).sum())}")
-    complete = table.drop_duplicates("variable")["completeness_r2"].median()
-    return f"{', '.join(parts)} of {total} (R² {captions.number(complete)})"
+        number, low, high = (int((rows[column] > recovered).sum()) for column in ("best_correlation", "low", "high"))
+        null = f"; null {int((rows['null_high'] > recovered).sum())}" if "null_high" in rows else ""
+        parts.append(f"{style.dictionary_label(dictionary, name)} {number} ({low} to {high}{null})")
+    one = table.drop_duplicates("variable")
+    middle = captions.number(one["completeness_r2"].median())
+    if "completeness_null" in one:
+        low, high, null = (captions.number(one[f"completeness_{end}"].median()) for end in ("low", "high", "null"))
+        middle += f" ({low} to {high}; null {null})"
+    return f"{', '.join(parts)} of {total} (R² {middle})"

@@ -13,6 +13,7 @@ from conceptome.figures.panels import (
     headline,
     is_null_model,
     models,
+    need,
     unique,
     usable,
     whitenings,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMED = 16
+NEAR = 10  # atoms of which nearness in space is drawn
+Q = 0.05
 SIZES = ["n_concepts", "min_proteins", "n_proteins", "n_groups", "n"]
 # UniProt's flat-file keywords in words.
 TYPES = {
@@ -52,9 +55,12 @@ TYPES = {
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
-    """Draw F7: per data set the numbers of concepts and of atoms with F1 above the bar, and the best concepts."""
-    need = [*KEYS, "seed", "atom", "concept", "f1", "low", "high"]
-    frame = usable(tables, "residues", need, "residues")
+    """Draw F7: per data set the numbers of concepts and of atoms with F1 above the bar, and the best concepts.
+
+    Below, where structures were given, atoms that are active near their strongest residue in space.
+    """
+    columns = [*KEYS, "seed", "atom", "concept", "f1", "low", "high"]
+    frame = usable(tables, "residues", columns, "residues")
     bounds = ["count", "low", "high", "null", "null_low", "null_high"]
     every = usable(tables, "residue_counts", [*KEYS, "seed", "what", "split_by", *bounds, *SIZES], "residues")
     datasets = [
@@ -63,17 +69,28 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         if not all(is_null_model(cards[data], model) for model in frame.loc[frame["dataset"] == data, "model"].unique())
     ] or unique(frame["dataset"])
     frame, every = (each[each["dataset"].isin(datasets)] for each in (frame, every))
-    shown = whitenings(every)
-    rows = dictionaries(every)
-    height = 14 + 2 * (14 + 5.6 * len(rows))
-    figure = style.new_figure(height * len(datasets) + 8)
-    blocks = figure.subfigures(len(datasets), 1, squeeze=False)[:, 0]
+    spaces = {data: whitenings(every[every["dataset"] == data]) for data in datasets}
+    rows = {data: dictionaries(every[every["dataset"] == data]) for data in datasets}
+    looks = style.looks(dictionaries(every))
+    near = {data: _near(tables.get("residue_structure"), cards[data], data) for data in datasets}
+    # Bars beside named concepts, which need their room too.
+    height = [max(14 + 2 * (14 + 5.6 * len(rows[data])), 26 + 4.2 * NAMED) for data in datasets]
+    below = [20 + 4.2 * NEAR if near[data] else 0.0 for data in datasets]
+    figure = style.new_figure(sum(height) + 8 + sum(below))
+    pages = iter(
+        figure.subfigures(
+            len(datasets) + sum(map(bool, below)),
+            1,
+            squeeze=False,
+            height_ratios=[each for pair in zip(height, below) for each in pair if each],
+        )[:, 0]
+    )
     drawing = Drawing(figure, "Protein concepts in atoms, against neurons and a weight-shuffled model")
     letters = style.letters()
     facts, sizes, drawn = [], [], []
     has_null = False
-    for block, data in zip(blocks, datasets):
-        card = cards[data]
+    for data in datasets:
+        card, block = cards[data], next(pages)
         bar = captions.settings(card, "enrichment").min_f1
         here, counted = (each[each["dataset"] == data] for each in (frame, every))
         main = models(counted, card)[0]
@@ -83,12 +100,13 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         counts = _counts(counted[counted["model"].isin([main, *nulls])], nulls)
         split_by = counts["split_by"].iloc[0]
         parts = block.subfigures(1, 2, width_ratios=[1.25, 1])
+        shown = spaces[data]
         axes = parts[0].subplots(2, len(shown), squeeze=False, sharex="row")
         for line, what in zip(axes, ("concepts", "atoms")):
             for panel, whitening in zip(line, shown):
                 table = counts[(counts["what"] == what) & (counts["whitening"] == whitening)]
                 letter = next(letters)
-                _bars(panel, table, rows, counts[counts["what"] == what]["high"].max())
+                _bars(panel, table, rows[data], looks, counts[counts["what"] == what]["high"].max())
                 panel.set_xlabel(f"{what} with F1 > {bar:g} (test)")
                 if panel is not line[0]:
                     panel.set_yticklabels([])
@@ -108,6 +126,14 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         )
         style.mark(panel, letter, f"best concepts\n{which}, seed {first['seed']}")
         drawing.add(letter, named)
+        if near[data]:
+            for panel, table in zip(next(pages).subplots(1, len(near[data]), squeeze=False)[0], near[data]):
+                letter = next(letters)
+                _nearness(panel, table)
+                one = table.iloc[0]
+                head = f"{data} · near in space\n{style.dictionary_label(one['dictionary'], one['method'])}, "
+                style.mark(panel, letter, f"{head}{style.whitening_label(one['whitening'])}, seed {one['seed']}")
+                drawing.add(letter, table)
         facts.append(f"{data} (split by {split_by}) concepts " + _summary(counts))
         sizes.append(_sizes(data, counts, here[here["model"] == main]))
     handles = [
@@ -124,6 +150,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "and atoms that reach it for some concept on both. F1 (no unit) is the harmonic mean of precision over "
         "residues and recall over annotated domains; thresholds were frozen on validation proteins. "
         f"n: {captions.several(sizes)}. {captions.several(facts)}.",
+        *_told(near),
         captions.interval(cards, datasets, "enrichment")
         + f" Bars are medians and small dots single values over {seeds} seed(s); lines reach from the lowest lower to "
         "the highest upper bound over seeds.",
@@ -157,10 +184,16 @@ def _counts(frame: pd.DataFrame, nulls: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def _bars(axes: Axes, table: pd.DataFrame, rows: Sequence[tuple[str, str]], highest: float) -> None:
+def _bars(
+    axes: Axes,
+    table: pd.DataFrame,
+    rows: Sequence[tuple[str, str]],
+    looks: Mapping[tuple[str, str], style.Method],
+    highest: float,
+) -> None:
     """Horizontal bars per dictionary with interval over the null's; trained model filled, shuffled model hatched."""
-    for position, (dictionary, name) in enumerate(rows):
-        look = style.method(name)
+    for position, (dictionary, method) in enumerate(rows):
+        look = looks[dictionary, method]
         for null, offset in ((False, -0.2), (True, 0.2)):
             here = table[(table["dictionary"] == dictionary) & (table["null_model"] == null)]
             if here.empty:
@@ -234,6 +267,56 @@ def _best(axes: Axes, named: pd.DataFrame, bar: float) -> None:
     axes.set_ylim(max(len(named), 6) - 0.5, -0.6)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("F1 (test)")
+
+
+def _near(structure: pd.DataFrame | None, card: Mapping[str, Any], data: str) -> list[pd.DataFrame]:
+    """Top atoms by nearness in space, one table per whitening: the same fixed choice of dictionary as elsewhere."""
+    if structure is None or structure.empty:
+        return []
+    columns = ["seed", "atom", "sign", "near", "low", "high", "null", "null_low", "null_high", "q"]
+    need(structure, "residue_structure", [*KEYS, *columns, "n_proteins", "n_atoms"])
+    here = structure[structure["dataset"] == data]
+    here = here[here["model"] == models(here, card)[0]] if len(here) else here
+    found = []
+    for whitening in whitenings(here):
+        own = headline(here[here["whitening"] == whitening])
+        top = own.assign(above=own["near"] - own["null"], significant=int((own["q"] < Q).sum()))
+        top = top.sort_values(["q", "above"], ascending=[True, False], kind="stable").head(NEAR)
+        found.append(top[[*KEYS, *columns, "n_proteins", "n_atoms", "significant"]].reset_index(drop=True))
+    return found
+
+
+def _nearness(axes: Axes, table: pd.DataFrame) -> None:
+    """Activation near the strongest residue with interval, over that of shifted patterns; filled where q is small."""
+    look = style.method(table["method"].iloc[0])
+    for y, row in enumerate(table.itertuples()):
+        axes.hlines(y, row.null_low, row.null_high, color=style.NULL_COLOUR, lw=3.2, zorder=1)
+        axes.plot([row.null], [y], "|", color=style.REFERENCE_COLOUR, ms=4, mew=0.8, zorder=2)
+        axes.hlines(y, row.low, row.high, color=look.colour, lw=0.9, zorder=3)
+        fill = look.colour if row.q < Q else "white"
+        axes.plot([row.near], [y], look.marker, color=look.colour, markerfacecolor=fill, mew=0.8, zorder=4)
+    axes.set_yticks(range(len(table)), [f"atom {row.atom} ({row.n_proteins})" for row in table.itertuples()])
+    axes.set_ylim(max(len(table), 3) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("activation near the peak")
+
+
+def _told(near: Mapping[str, list[pd.DataFrame]]) -> list[str]:
+    """What the panels of nearness show; nothing where no structures were given."""
+    found = captions.several(
+        f"{data} {style.whitening_label(table['whitening'].iloc[0])} {table['significant'].iloc[0]} of "
+        f"{table['n_atoms'].iloc[0]} atoms"
+        for data, tables in near.items()
+        for table in tables
+    )
+    if not found:
+        return []
+    return [
+        f"Last row: mean activation (in units of the atom's maximum) of the residues near an atom's strongest one in "
+        "space and not in sequence, over test proteins with a structure (their number in brackets), of the "
+        f"{NEAR} atoms with the smallest q; filled: q < {Q} (Benjamini-Hochberg over all atoms tested; so many: "
+        f"{found}). Its null (grey): the same pattern shifted around the protein."
+    ]
 
 
 def _readable(concept: str, most: int = 34) -> str:

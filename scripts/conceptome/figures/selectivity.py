@@ -1,4 +1,4 @@
-"""F3: ordered selectivity curves, ICFL against TopK, raw against whitened."""
+"""F3: ordered selectivity curves of learned dictionaries, raw against whitened."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 STATISTICS = {"avg": "average selectivity", "max": "max selectivity"}
 MARKED = (1, 4, 16, 64)  # ranks whose atoms' own intervals are drawn
+REACH = 2.2  # the bars of one rank take up this factor of the rank axis at most
+MOST = 4  # dictionaries that one panel holds under all whitenings
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
@@ -33,12 +35,21 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     need = [*KEYS, "seed", "label", "atom", "avg", "max", "n"]
     frame = usable(tables, "selectivity", need, "selectivity")
     every = {data: unique(frame.loc[frame["dataset"] == data, "model"]) for data in unique(frame["dataset"])}
-    frame = main_models(frame, cards)
+    whole, frame = frame, main_models(frame, cards)
     learned = frame[frame["method"].isin(style.LEARNED)]
     frame = learned if len(learned) else frame
     null = tables.get("selectivity_null", pd.DataFrame())
-    columns = list(dict.fromkeys(zip(frame["dataset"], frame["label"])))
     datasets = unique(frame["dataset"])
+    looks = style.looks(dictionaries(frame))
+    # Raw and whitened stand beside each other, not in one panel, where a study has many dictionaries.
+    columns = [
+        (data, label, shown)
+        for data, part in frame.groupby("dataset", sort=False)
+        for label in unique(part["label"])
+        for shown in (
+            [whitenings(part)] if part["dictionary"].nunique() <= MOST else [[name] for name in whitenings(part)]
+        )
+    ]
 
     per_line = min(len(columns), 4)
     blocks = -(-len(columns) // per_line)
@@ -46,22 +57,24 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     axes = figure.subplots(2 * blocks, per_line, squeeze=False)
     for panel in axes.flat:
         panel.set_axis_off()
-    drawing = Drawing(figure, "Ordered selectivity of atoms, ICFL against TopK, raw against whitened")
+    drawing = Drawing(figure, "Ordered selectivity of atoms of learned dictionaries, raw against whitened")
     letters = style.letters()
     facts = []
     for row, (statistic, name) in enumerate(STATISTICS.items()):
-        for index, (data, label) in enumerate(columns):
+        for index, (data, label, shown) in enumerate(columns):
             panel = axes[2 * (index // per_line) + row, index % per_line]
             panel.set_axis_on()
-            here = frame[(frame["dataset"] == data) & (frame["label"] == label)]
+            here = frame[(frame["dataset"] == data) & (frame["label"] == label) & frame["whitening"].isin(shown)]
             table = _ordered(here, statistic)
             band = _band(null, here, label, statistic)
             letter = next(letters)
-            _curve(panel, table, band)
+            _curve(panel, table, band, looks)
             if index % per_line == 0:
                 panel.set_ylabel(name)
             panel.set_xlabel("atom rank")
             title = cards[data].get("labels", {}).get(label, {}).get("title") or label
+            if shown != whitenings(frame[frame["dataset"] == data]):
+                title += f" · {style.whitening_label(shown[0])}"
             style.mark(
                 panel,
                 letter,
@@ -74,7 +87,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
                 facts.append(f"{data}/{label} " + _above(here, band))
     rows = dictionaries(frame)
     handles = [
-        *(style.line_handle(style.dictionary_label(*pair), style.method(pair[1]).colour, "-") for pair in rows),
+        *style.method_handles(rows),
         *style.whitening_handles(whitenings(frame)),
     ]
     if len(null):
@@ -96,6 +109,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         + " are the intervals of the atoms at that rank (from the lowest lower to the highest upper bound over seeds); "
         f"a curve is the mean and its band the range of {frame['seed'].nunique()} seed(s).",
         _null_sentence(null, cards, datasets),
+        *captions.baselines(cards, whole, "max", ["label"]),
         *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]
@@ -145,6 +159,7 @@ def _band(null: pd.DataFrame, here: pd.DataFrame, label: str, statistic: str) ->
         & (null["label"] == label)
         & (null["statistic"] == statistic)
         & null["dictionary"].isin(here["dictionary"])
+        & null["whitening"].isin(here["whitening"])
     ]
     # The null counts ranks from 0, the plot from 1.
     rows = rows.assign(rank=rows["rank"] - rows["rank"].min() + 1)
@@ -158,18 +173,34 @@ def _band(null: pd.DataFrame, here: pd.DataFrame, label: str, statistic: str) ->
     )
 
 
-def _curve(axes: Axes, table: pd.DataFrame, band: pd.DataFrame) -> None:
+def _curve(axes: Axes, table: pd.DataFrame, band: pd.DataFrame, looks: Mapping[tuple[str, str], style.Method]) -> None:
     """Ordered curves over the permuted-label band."""
+    import numpy as np
+
     if len(band):
         axes.fill_between(band["rank"], band["low"], band["high"], color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=1)
     groups = list(table.groupby(["whitening", "dictionary", "method"], sort=False))
-    for index, ((whitening, _, name), part) in enumerate(groups):
-        colour = style.method(name).colour
+    # Bars of one rank stand beside each other, clear of those of the next.
+    apart = min(1.045, REACH ** (1 / max(len(groups) - 1, 1)))
+    for index, ((whitening, *pair), part) in enumerate(groups):
+        look = looks[tuple(pair)]
+        colour = look.colour
         axes.fill_between(part["rank"], part["seed_low"], part["seed_high"], color=colour, alpha=0.2, lw=0, zorder=2)
-        axes.plot(part["rank"], part["value"], color=colour, linestyle=style.whitening_line(whitening), zorder=3)
+        marked = np.flatnonzero(part["rank"].isin(MARKED))
+        axes.plot(
+            part["rank"],
+            part["value"],
+            color=colour,
+            linestyle=style.whitening_line(whitening),
+            marker=look.marker,
+            ms=2.5,
+            mew=0,
+            markevery=marked.tolist(),
+            zorder=3,
+        )
         bars = part.dropna(subset=["low", "high"])
-        x = bars["rank"] * 1.045 ** (index - (len(groups) - 1) / 2)
-        axes.vlines(x, bars["low"], bars["high"], color=colour, lw=0.7, zorder=4)
+        x = bars["rank"] * apart ** (index - (len(groups) - 1) / 2)
+        axes.vlines(x, bars["low"], bars["high"], color=colour, lw=0.7, zorder=2)
     axes.axhline(0, color=style.REFERENCE_COLOUR, lw=0.5, zorder=0)
     axes.set_xscale("log", base=10)
     highest = float(table["rank"].max())

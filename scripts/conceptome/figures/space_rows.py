@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from conceptome.figures import style
-from conceptome.figures.panels import is_null_model, stand_in
+from conceptome.figures import captions, style
+from conceptome.figures.panels import Drawing, is_null_model, stand_in, unique, usable
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 Space = tuple[str, str, str]
-COLOURS = {True: "#0072B2", False: "#D55E00"}
+BOUNDS = ("low", "high", "null", "null_low", "null_high", "n")
+COLOUR = style.CONTROL_COLOUR  # those of methods name dictionaries
 
 
 def spaces(frame: pd.DataFrame) -> list[Space]:
@@ -42,10 +43,84 @@ def space_rows(axes: Axes, table: pd.DataFrame, value: str, names: Sequence[str]
             ends = [row["null_low"], row["null_high"]]
             axes.plot(ends, [y, y], color=style.NULL_COLOUR, lw=3.2, zorder=1, solid_capstyle="butt")
         axes.plot([row["null"]], [y], color=style.REFERENCE_COLOUR, marker="|", ms=5, mew=0.9, zorder=2)
-        axes.plot([row["low"], row["high"]], [y, y], color=COLOURS[raw], lw=0.9, zorder=3, solid_capstyle="butt")
-        fill = "white" if raw else COLOURS[raw]
-        axes.plot([row[value]], [y], "o", color=COLOURS[raw], markerfacecolor=fill, mew=0.8, zorder=4)
+        axes.plot([row["low"], row["high"]], [y, y], color=COLOUR, lw=0.9, zorder=3, solid_capstyle="butt")
+        fill = "white" if raw else COLOUR
+        axes.plot([row[value]], [y], "o", color=COLOUR, markerfacecolor=fill, mew=0.8, zorder=4)
     axes.set_yticks(range(len(table)), list(names))
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="y", color="#EEEEEE", lw=0.6)
     axes.set_axisbelow(True)
+
+
+def draw_spaces(
+    tables: Mapping[str, pd.DataFrame],
+    cards: Mapping[str, Mapping[str, Any]],
+    figure: str,
+    *,
+    value: str,
+    split: str,
+    titles: Mapping[str, tuple[str, str]],
+    title: str,
+    explained: str,
+    fact: tuple[str, str, int],
+    unit: str,
+    limits: Mapping[str, tuple[float | None, float | None]],
+    null: str,
+    null_short: str,
+) -> Drawing:
+    """Draw a measure of spaces: one panel per value of the column `split`, one row per space.
+
+    Parameters
+    ----------
+    figure
+        Name of the figure, of its table and of the measure.
+    value
+        Column of the measured value; low, high, null, null_low, null_high and n stand beside it.
+    split, titles
+        The column that splits rows into panels; for its values the heading and what the axis says.
+    title
+        Of the figure.
+    explained
+        What is measured, for the caption.
+    fact
+        Value of `split` that the caption tells of every space, what it is called there, and its digits.
+    unit
+        What n counts.
+    limits
+        Fixed ends of the axes of some panels.
+    null, null_short
+        What the null is, in a sentence, and in the legend.
+    """
+    frame = usable(tables, figure, ["dataset", "model", "whitening", split, value, *BOUNDS], figure)
+    rows, datasets, kinds = spaces(frame), unique(frame["dataset"]), unique(frame[split])
+    page = style.new_figure(24 + 5 * len(rows))
+    drawing, letters = Drawing(page, title), style.letters()
+    indexed = frame.set_index(["dataset", "model", "whitening", split])
+    names = [label(space, cards[space[0]]) for space in rows]
+    for panel, kind in zip(page.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds):
+        table = indexed.loc[[(*space, kind) for space in rows]].reset_index()
+        space_rows(panel, table, value, names)
+        letter = next(letters)
+        heading, axis = titles.get(kind, (kind, value))
+        style.mark(panel, letter, heading, wrap=18)
+        panel.set_xlabel("\n".join(axis.split(", ")))
+        if kind in limits:
+            panel.set_xlim(limits[kind])
+        drawing.add(letter, table)
+    style.legend_below(page, [style.null_handle(f"null: {null_short}")])
+    first, called, digits = fact
+    facts = captions.several(
+        f"{name} {captions.number(row[value], digits)} ({captions.number(row['low'], digits)} to "
+        f"{captions.number(row['high'], digits)}; null {captions.number(row['null'], digits)})"
+        for name, space in zip(names, rows)
+        for row in [indexed.loc[(*space, first)]]
+    )
+    sizes = captions.several(f"{data} {captions.span(part['n'].tolist())}" for data, part in frame.groupby("dataset"))
+    drawing.sentences = [
+        f"{explained} n {unit}: {sizes}.",
+        f"{called}: {facts}.",
+        captions.further_interval(cards, datasets, figure),
+        f"Null (grey): {null}",
+        *captions.warnings(cards, datasets, dict.fromkeys(space[:2] for space in rows)),
+    ]
+    return drawing

@@ -11,9 +11,11 @@ from conceptome.figures.panels import (
     KEYS,
     Drawing,
     dictionaries,
+    in_blocks,
     is_null_model,
     main_models,
     need,
+    null_ticks,
     short_title,
     unique,
     usable,
@@ -40,44 +42,55 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     datasets = unique(frame["dataset"])
     summary = _summary(frame)
     widths = _widths(summary)
-    lines = (2 if len(atoms) else 1) + (1 if len(widths) else 0)
-    figure = style.new_figure(16 + 43 * lines)
-    axes = figure.subplots(lines, len(datasets), squeeze=False, sharey="row")
+    rows = dictionaries(frame)
+    looks = style.looks(rows)
+    blocks = in_blocks(datasets)
+    lines = [(2 if len(atoms) else 1) + bool(widths["dataset"].isin(block).any()) for block in blocks]
+    figure = style.new_figure(16 + 43 * sum(lines))
+    parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=lines)[:, 0]
     drawing = Drawing(figure, "Stability of atoms over seeds, beside coherence")
     letters = style.letters()
-    if len(atoms):
-        for panel, data in zip(axes[0], datasets):
-            here = frame[frame["dataset"] == data]
-            table = _exceedance(atoms[atoms["dataset"] == data])
-            null = _null(atoms[atoms["dataset"] == data], here)
+    for page, block, number in zip(parts, blocks, lines):
+        axes = page.subplots(number, len(block), squeeze=False, sharey="row")
+        if len(atoms):
+            for panel, data in zip(axes[0], block):
+                here = frame[frame["dataset"] == data]
+                table = _exceedance(atoms[atoms["dataset"] == data])
+                null = _null(atoms[atoms["dataset"] == data], here)
+                letter = next(letters)
+                _curves(panel, table, null, captions.settings(cards[data], "measures").shared_cosine, looks)
+                style.mark(panel, letter, short_title(cards[data], data, here["model"].iloc[0]))
+                drawing.add(letter, pd.concat([table, null], ignore_index=True))
+                panel.set_xlabel("cosine of matched atoms")
+            axes[0, 0].set_ylabel("share of atoms above")
+        front = axes[1 if len(atoms) else 0]
+        for panel, data in zip(front, block):
+            table = summary[summary["dataset"] == data]
             letter = next(letters)
-            _curves(panel, table, null, captions.settings(cards[data], "measures").shared_cosine)
-            style.mark(panel, letter, short_title(cards[data], data, here["model"].iloc[0]))
-            drawing.add(letter, pd.concat([table, null], ignore_index=True))
-            panel.set_xlabel("cosine of matched atoms")
-        axes[0, 0].set_ylabel("share of atoms above")
-    front = axes[1 if len(atoms) else 0]
-    for panel, data in zip(front, datasets):
-        table = summary[summary["dataset"] == data]
-        letter = next(letters)
-        _against_coherence(panel, table)
-        heading = "" if len(atoms) else short_title(cards[data], data, table["model"].iloc[0])
-        style.mark(panel, letter, heading)
-        drawing.add(letter, table)
-        panel.set_xlabel("coherence")
-    front[0].set_ylabel("mean matched cosine")
-    for panel, data in zip(axes[-1], datasets if len(widths) else []):
-        table = widths[widths["dataset"] == data]
-        if table.empty:
-            panel.set_axis_off()
-            continue
-        letter = next(letters)
-        _by_width(panel, table)
-        style.mark(panel, letter)
-        drawing.add(letter, table)
-    if len(widths):
-        axes[-1, 0].set_ylabel("share of atoms shared")
-    rows = dictionaries(frame)
+            _against_coherence(panel, table, looks)
+            heading = "" if len(atoms) else short_title(cards[data], data, table["model"].iloc[0])
+            style.mark(panel, letter, heading)
+            drawing.add(letter, table)
+            panel.set_xlabel("coherence")
+        front[0].set_ylabel("mean matched cosine")
+        labelled = True
+        drawn = widths[widths["dataset"].isin(block)]
+        reach = drawn[["shared_high", "shared_null_high"]].max().max() if len(drawn) else 0.0
+        top = min(1.03, max(0.2, 1.2 * float(reach)))
+        for panel, data in zip(axes[-1], block if widths["dataset"].isin(block).any() else []):
+            table = widths[widths["dataset"] == data]
+            if table.empty:
+                panel.set_axis_off()
+                continue
+            letter = next(letters)
+            _by_size(panel, table, looks, top)
+            panel.set_ylim(-0.03 * top, top)
+            if labelled:
+                panel.set_ylabel("shared atoms")
+                panel.tick_params(labelleft=True)
+            labelled = False
+            style.mark(panel, letter)
+            drawing.add(letter, table)
     handles = [
         *style.method_handles(rows),
         *style.whitening_handles(whitenings(frame)),
@@ -105,7 +118,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         _interval(cards, datasets),
         *_how_matched(frame, len(widths) > 0),
         "Null (grey): random unit atoms of the same number and dimension, matched in the same way (above: its largest "
-        "curve over the dictionaries drawn; below: its mean). PCA and neurons have no seed and are not drawn.",
+        "curve over the dictionaries drawn; below: its mean, and ticks on the axis for its coherence). PCA and neurons "
+        "have no seed and are not drawn.",
         *captions.warnings(cards, datasets, dict.fromkeys(zip(frame["dataset"], frame["model"]))),
     ]
     rest = captions.left_out(
@@ -129,7 +143,9 @@ def _how_matched(frame: pd.DataFrame, widths: bool) -> list[str]:
             + "."
         )
     if widths:
-        sentences.append("Last row: shared atoms by the number of atoms m; one line per method and k.")
+        sentences.append(
+            "Last row: shared atoms by the number of atoms m, one line per method and k; where m is the same, by k."
+        )
     return sentences
 
 
@@ -142,25 +158,44 @@ def _widths(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[several].sort_values("m", kind="stable")
 
 
-def _by_width(axes: Axes, table: pd.DataFrame) -> None:
-    """Shared atoms over m, one line per method, whitening and k, over what random dictionaries share."""
-    table = table.sort_values("m", kind="stable")
-    null = table.groupby("m")["shared_null_high"].max()
+def _by_size(axes: Axes, table: pd.DataFrame, looks: Mapping[tuple[str, str], style.Method], top: float) -> None:
+    """Shared atoms over m (a line per method, whitening and k) or, at one m, over k; grey, what random atoms share."""
+    by = "m" if table["m"].nunique() > 1 else "k"
+    table = table.sort_values(by, kind="stable")
+    null = table.groupby(by)["shared_null_high"].max()
     axes.fill_between(null.index, 0, null, color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
-    for (whitening, method, k), own in table.groupby(["whitening", "method", "k"], sort=False):
-        look = style.method(method)
-        axes.plot(own["m"], own["shared"], color=look.colour, linestyle=style.whitening_line(whitening), lw=0.9)
-        fill = "white" if whitening == style.RAW else look.colour
-        axes.plot(own["m"], own["shared"], look.marker, color=look.colour, markerfacecolor=fill, ms=3)
+    keys = ["whitening", "method", *(["k"] if by == "m" else [])]
+    labels: dict[float, str] = {}
+    for names, own in table.groupby(keys, sort=False, dropna=False):
+        whitening, method = names[:2]
+        line, colour = style.whitening_line(whitening), style.method(method).colour
+        # A method may hold several dictionaries of one size: the line joins their means.
+        mean = own.groupby(by)["shared"].mean()
+        axes.plot(mean.index, mean, color=colour, linestyle=line, lw=0.9)
         for row in own.itertuples():
-            axes.plot([row.m] * 2, [row.shared_low, row.shared_high], color=look.colour, lw=0.9)
-        last = own.iloc[-1]
-        axes.annotate(f"k {k:g}", (last["m"], last["shared"]), xytext=(3, 0), textcoords="offset points", va="center")
+            look, x = looks[row.dictionary, row.method], getattr(row, by)
+            fill = "white" if whitening == style.RAW else look.colour
+            axes.plot([x], [row.shared], marker=look.marker, color=look.colour, markerfacecolor=fill, ms=3)
+            axes.plot([x] * 2, [row.shared_low, row.shared_high], color=look.colour, lw=0.9)
+        if by == "m" and names[2] == names[2]:
+            labels.setdefault(float(own.iloc[-1]["shared"]), f"k {names[2]:g}")
+    right = float(table[by].max())
+    if by == "m":
+        _beside(axes, labels, right, 0.13 * top)
     axes.set_xscale("log", base=2)
-    style.plain_log(axes.xaxis, 2, (0.7 * float(table["m"].min()), 1.6 * float(table["m"].max())), most=4)
-    axes.set_xlim(0.8 * float(table["m"].min()), 1.6 * float(table["m"].max()))
-    axes.set_ylim(-0.02, 1.03)
-    axes.set_xlabel("m (atoms)")
+    low = float(table[by].min())
+    style.plain_log(axes.xaxis, 2, (0.7 * low, 1.6 * right), most=4)
+    axes.set_xlim(0.8 * low, (1.6 if by == "m" else 1.25) * right)
+    axes.set_xlabel("m (atoms)" if by == "m" else "k (active atoms)")
+
+
+def _beside(axes: Axes, labels: Mapping[float, str], x: float, apart: float) -> None:
+    """Write labels to the right of x, each as near to its height as leaves room for those below it."""
+    lowest = 0.0
+    for height, label in sorted(labels.items()):
+        lowest = max(height, lowest)
+        axes.annotate(label, (x, lowest), xytext=(5, 0), textcoords="offset points", va="center")
+        lowest += apart
 
 
 def _interval(cards: Mapping[str, Mapping[str, Any]], datasets: list[str]) -> str:
@@ -172,7 +207,7 @@ def _interval(cards: Mapping[str, Mapping[str, Any]], datasets: list[str]) -> st
     return (
         f"Intervals: {captions.several(parts)}, atom-level (bootstrap over matched atoms), from the lowest lower to "
         "the "
-        "highest upper bound over seed pairs."
+        "highest upper bound over seed pairs; coherence is a maximum, and its bar the range of the pairs."
     )
 
 
@@ -215,16 +250,29 @@ def _null(atoms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**place, "cosine": steps, "share": share, "what": "null"})
 
 
-def _curves(axes: Axes, table: pd.DataFrame, null: pd.DataFrame, shared: float) -> None:
+def _curves(
+    axes: Axes,
+    table: pd.DataFrame,
+    null: pd.DataFrame,
+    shared: float,
+    looks: Mapping[tuple[str, str], style.Method],
+) -> None:
     """Exceedance curves over the null's."""
     axes.fill_between(null["cosine"], 0, null["share"], color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
     axes.axvline(shared, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8, zorder=1)
-    for (whitening, _, name), part in table.groupby(["whitening", "dictionary", "method"], sort=False):
+    for number, ((whitening, *pair), part) in enumerate(
+        table.groupby(["whitening", "dictionary", "method"], sort=False)
+    ):
+        look = looks[tuple(pair)]
         axes.plot(
             part["cosine"],
             part["share"],
-            color=style.method(name).colour,
+            color=look.colour,
             linestyle=style.whitening_line(whitening),
+            marker=look.marker,
+            ms=2.5,
+            mew=0,
+            markevery=(5 + 3 * (number % 5), 25),
             zorder=2,
         )
     axes.set_xlim(min(0.0, float(table["cosine"].min())), 1.02)
@@ -240,11 +288,14 @@ def _summary(frame: pd.DataFrame) -> pd.DataFrame:
         "high": ("high", "max"),
         "shared": ("shared", "mean"),
         "coherence": ("coherence", "mean"),
+        "coherence_low": ("coherence", "min"),
+        "coherence_high": ("coherence", "max"),
         "null": ("null", "mean"),
         "m": ("m", "mean"),
         "n_pairs": ("mean_cosine", "size"),
     }
     more = {"null_low": "min", "null_high": "max", "k": "mean"}
+    more |= {"coherence_null": "mean", "coherence_null_low": "min", "coherence_null_high": "max"}
     more |= {"shared_low": "min", "shared_high": "max", "shared_null": "mean", "shared_null_high": "max"}
     for column, how in more.items():
         if column in frame:
@@ -252,13 +303,17 @@ def _summary(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby(KEYS, sort=False).agg(**spec).reset_index()
 
 
-def _against_coherence(axes: Axes, table: pd.DataFrame) -> None:
+def _against_coherence(axes: Axes, table: pd.DataFrame, looks: Mapping[tuple[str, str], style.Method]) -> None:
     """Mean cosine with its interval against coherence; open markers raw, filled whitened."""
     low = table["null_low"].min() if "null_low" in table else table["null"].min()
     high = table["null_high"].max() if "null_high" in table else table["null"].max()
     axes.axhspan(low, max(high, low + 0.004), color=style.NULL_COLOUR, alpha=0.6, lw=0, zorder=0)
+    if "coherence_null" in table:
+        null_ticks(axes, table["coherence_null"])
     for row in table.itertuples():
-        look = style.method(row.method)
+        look = looks[row.dictionary, row.method]
+        ends = [row.coherence_low, row.coherence_high]
+        axes.plot(ends, [row.mean_cosine] * 2, color=look.colour, lw=0.9, zorder=2)
         axes.plot([row.coherence] * 2, [row.low, row.high], color=look.colour, lw=0.9, zorder=2)
         axes.plot(
             [row.coherence],
@@ -272,7 +327,7 @@ def _against_coherence(axes: Axes, table: pd.DataFrame) -> None:
             zorder=3,
         )
     axes.set_xlim(-0.03, 1.05)
-    axes.set_ylim(-0.02, 1.03)
+    axes.set_ylim(-0.02, 1.06)
     axes.set_xticks([0, 0.5, 1])
 
 
@@ -281,9 +336,23 @@ def _facts(summary: pd.DataFrame, data: str) -> str:
     here = summary[summary["dataset"] == data]
     parts = [
         f"{style.dictionary_label(row.dictionary, row.method)} {style.whitening_label(row.whitening)} "
-        f"{captions.number(row.mean_cosine)} [{captions.number(row.low)}, {captions.number(row.high)}], "
-        f"{captions.number(100 * row.shared, 0)} % shared"
+        f"{captions.number(row.mean_cosine)} [{captions.number(row.low)}, {captions.number(row.high)}] "
+        f"(null {captions.number(row.null)}), "
+        f"{captions.number(100 * row.shared, 0)} % shared{_bounds(row)}"
         for row in here.itertuples()
         if row.method in style.LEARNED
     ]
     return f"{data} " + (", ".join(parts) or "no learned dictionary")
+
+
+def _bounds(row: Any) -> str:
+    """Interval and null of the share of shared atoms, and coherence with its null, where the table has them."""
+    told = ""
+    if hasattr(row, "shared_low") and hasattr(row, "shared_null"):
+        low, high, null = (
+            captions.number(100 * value, 0) for value in (row.shared_low, row.shared_high, row.shared_null)
+        )
+        told += f" [{low}, {high}] (null {null})"
+    if hasattr(row, "coherence_null"):
+        told += f", coherence {captions.number(row.coherence)} (null {captions.number(row.coherence_null)})"
+    return told

@@ -35,19 +35,37 @@ class Method(NamedTuple):
 
     label: str
     colour: str
-    marker: str
+    marker: str | tuple[int, int, int]
 
 
-# Colours after Okabe and Ito (2008), plus black and a mid grey; markers repeat the distinction without colour.
+# Colours after Okabe and Ito (2008) and Tol's muted scheme, plus black and a mid grey; markers repeat the distinction
+# without colour. Learned methods first: the order of every list and legend.
 METHODS: dict[str, Method] = {
     "icfl": Method("ICFL", "#0072B2", "o"),
     "topk": Method("TopK", "#D55E00", "s"),
+    "batch_topk": Method("BatchTopK", "#E69F00", "p"),
+    "matryoshka": Method("Matryoshka", "#882255", "P"),
+    "relu_l1": Method("ReLU-L1", "#56B4E9", "h"),
+    "p_annealing": Method("p-annealing", "#332288", "8"),
+    "jumprelu": Method("JumpReLU", "#AA4499", "X"),
+    "gated": Method("gated", "#999933", "d"),
+    "mp_sae": Method("MP-SAE", "#117733", "*"),
+    "ksvd": Method("K-SVD", "#44AA99", "H"),
+    "archetypal": Method("archetypal", "#CC6677", (4, 1, 0)),
+    "snmf": Method("SNMF", "#6699CC", (3, 0, 180)),
+    "nmf": Method("NMF", "#AA7744", (6, 1, 0)),
+    "kmeans": Method("k-means", "#661100", (8, 1, 0)),
+    "crosscoder": Method("crosscoder", "#004488", (3, 1, 0)),
     "pca": Method("PCA", "#009E73", "^"),
     "ica": Method("ICA", "#CC79A7", "D"),
     "random": Method("random", "#808080", ">"),
     "identity": Method("neurons", "#1A1A1A", "v"),
 }
-LEARNED = ("icfl", "topk")
+LEARNED = tuple(METHODS)[: tuple(METHODS).index("pca")]
+# Further dictionaries of one method: its colour lighter (above 0) or darker, and a marker of their own. Of these, seven
+# at least are not the method's: 35 dictionaries of a method pass before one looks like another.
+SHADES = (-0.38, 0.38, -0.6, 0.55, 0.18)
+VARIANTS = ("^", "D", "v", "s", "p", "o", "h", "d")
 RAW = "none"
 WHITENINGS: dict[str, tuple[str, str]] = {
     RAW: ("raw", "--"),
@@ -59,6 +77,34 @@ WHITENINGS: dict[str, tuple[str, str]] = {
 def method(name: str) -> Method:
     """Look of a dictionary method; a method without a fixed colour is drawn in brown and keeps its name."""
     return METHODS.get(name, Method(name, "#8C510A", "<"))
+
+
+def looks(dictionaries: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Method]:
+    """Look of every (dictionary, method) of a figure.
+
+    The dictionary that is called as its method (else the method's first) has the method's colour and marker; further
+    ones of the method have its colour in other shades, and markers of their own.
+    """
+    pairs = list(dict.fromkeys(dictionaries))
+    found: dict[tuple[str, str], Method] = {}
+    for name in dict.fromkeys(kind for _, kind in pairs):
+        of, base = [pair for pair in pairs if pair[1] == name], method(name)
+        others = [marker for marker in VARIANTS if marker != base.marker]
+        for number, pair in enumerate(sorted(of, key=lambda pair: pair[0] != name)):
+            if number:
+                colour, marker = shade(base.colour, SHADES[(number - 1) % len(SHADES)]), others[(number - 1) % 7]
+                found[pair] = Method(dictionary_label(*pair), colour, marker)
+            else:
+                found[pair] = base._replace(label=dictionary_label(*pair))
+    return {pair: found[pair] for pair in pairs}
+
+
+def shade(colour: str, amount: float) -> str:
+    """Mix a colour with white (amount above 0) or black (below); at 1 or −1 nothing of it is left."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    end = 1.0 if amount > 0 else 0.0
+    return to_hex([part + abs(amount) * (end - part) for part in to_rgb(colour)])
 
 
 def method_rank(name: str) -> int:
@@ -195,15 +241,8 @@ def method_handles(methods: Iterable[tuple[str, str]], *, line: bool = True) -> 
     from matplotlib.lines import Line2D
 
     return [
-        Line2D(
-            [],
-            [],
-            color=method(name).colour,
-            marker=method(name).marker,
-            linestyle="-" if line else "none",
-            label=dictionary_label(dictionary, name),
-        )
-        for dictionary, name in methods
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle="-" if line else "none", label=look.label)
+        for look in looks(methods).values()
     ]
 
 
@@ -262,8 +301,26 @@ def null_handle(label: str) -> Artist:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 8) -> None:
-    """One legend for the whole figure, under the panels."""
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=min(columns, len(handles)))
+    """One legend for the whole figure, under the panels, in as many columns (`columns` at most) as the page holds."""
+    labels = [str(handle.get_label()) for handle in handles]
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=_columns(labels, columns))
+
+
+def _columns(labels: Sequence[str], most: int) -> int:
+    """Columns of a legend, filled one after the other, that fit on the page."""
+    import numpy as np
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    room = WIDTH_MM / 25.4 * 72 - 12
+    letters = FontProperties(family="DejaVu Sans", size=SMALL_FONT)
+    # Handle, its distance from the text, and the distance from the next column, as in `look`.
+    beside = (1.8 + 0.5 + 1.2) * SMALL_FONT
+    wide = [TextPath((0, 0), label, prop=letters).get_extents().width + beside for label in labels]
+    for columns in range(min(most, len(labels)), 1, -1):
+        if sum(part.max() for part in np.array_split(wide, columns)) <= room:
+            return columns
+    return 1
 
 
 def dictionary_label(dictionary: str, name: str) -> str:

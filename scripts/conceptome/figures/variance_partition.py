@@ -74,7 +74,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"{data} "
         + ", ".join(
             f"{style.dictionary_label(name, method)} {style.whitening_label(whitening)} "
-            f"{captions.number(own['technical_atoms'].mean(), 1)} of {captions.number(own['atoms'].mean(), 0)}"
+            f"{captions.number(own['technical_atoms'].mean(), 1)} "
+            f"({captions.span(own['technical_atoms'].tolist())}) of {captions.number(own['atoms'].mean(), 0)}"
             for (name, method, whitening), own in part.groupby(["dictionary", "method", "whitening"], sort=False)
             if method in style.LEARNED
         )
@@ -91,7 +92,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"Mean shares: {facts(panels)}.",
         "Below: each atom of one dictionary (the fixed choice of all figures); an atom is technical (orange) when the "
         "lower bound of its technical share lies above the upper bound of its biological share and above its null. "
-        f"Technical atoms, mean over seeds: {flags}.",
+        "Technical atoms, mean over seeds (range of the seeds; of codes that know nothing of the sources hardly ever "
+        f"one, for both bounds are those of {_confidence(cards, datasets)} intervals): {flags}.",
         intervals(cards, datasets, "variance_partition")
         + " Draws are moved by the bootstrap's bias. "
         + captions.seeds_sentence(frame["seed"].nunique()),
@@ -100,6 +102,15 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         *closing(cards, frame, every),
     ]
     return drawing
+
+
+def _confidence(cards: Mapping[str, Mapping[str, Any]], datasets: list[str]) -> str:
+    """Confidence of the intervals that an atom's flag rests on."""
+    return " or ".join(
+        dict.fromkeys(
+            f"{100 * captions.further(cards[data], 'variance_partition').confidence:g} %" for data in datasets
+        )
+    )
 
 
 def _atoms(axes: Axes, part: pd.DataFrame) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from conceptome.datasets.ontology import families, find_terms, read_ontology
 from conceptome.errors import DataError
 from conceptome.measures.concept_labels import ConceptLabels, f1_of, from_label, from_residues, row_means
 from conceptome.measures.logistic import fit_logistic, l1_weights
@@ -102,6 +104,26 @@ def _text(space: Space, label: str, rows: np.ndarray) -> np.ndarray:
     )
 
 
+def _labelled(space: Space, label: str, config: Absorption) -> tuple[np.ndarray, np.ndarray]:
+    """Samples that have a label, (n,) int64, at most `config.max_rows`, and the class of each, (n,) str objects."""
+    there = space.obs[label].notna().to_numpy() if label in space.obs else np.ones(len(space.obs), dtype=bool)
+    rows = choose_rows(there, config.max_rows, seeded(config.seed, "absorption", label))
+    return rows, _text(space, label, rows)
+
+
+def _from_table(
+    space: Space,
+    label: str,
+    rows: np.ndarray,
+    values: np.ndarray,
+    parents: Mapping[str, tuple[list[str], list[str]]],
+) -> tuple[ConceptLabels, list[tuple[np.ndarray, list[str]]]]:
+    """Parents, each given with the classes that it covers and those of them that are children."""
+    members = np.stack([np.isin(values, names) for names, _ in parents.values()], axis=1)
+    labels = ConceptLabels(label, list(parents), rows, members, space.groups[rows], space.split[rows], [])
+    return labels, [_numbered(values, np.isin(values, children)) for _, children in parents.values()]
+
+
 def hierarchies(space: Space, config: Absorption) -> list[Hierarchy]:
     """Collect the parents that have at least two children frequent enough, per source.
 
@@ -111,7 +133,7 @@ def hierarchies(space: Space, config: Absorption) -> list[Hierarchy]:
     Raises
     ------
     DataError
-        A label or a class is missing; no parent is left.
+        A label or a class is missing; an ontology cannot be read or knows no parent of the classes; no parent is left.
     """
     found = []
     for pair in config.nested:
@@ -122,18 +144,27 @@ def hierarchies(space: Space, config: Absorption) -> list[Hierarchy]:
         parts = [_numbered(fine, labels.members[:, i]) for i in range(len(labels.names))]
         found.append((labels, parts))
     for label, parents in config.parents.items():
-        rows = choose_rows(
-            space.obs[label].notna().to_numpy() if label in space.obs else np.ones(len(space.obs), dtype=bool),
-            config.max_rows,
-            seeded(config.seed, "absorption", label),
-        )
-        values = _text(space, label, rows)
+        rows, values = _labelled(space, label, config)
         missing = sorted({child for names in parents.values() for child in names} - set(values))
         if missing:
             raise DataError(f"absorption.parents: label '{label}' has no class {', '.join(missing)}: correct the names")
-        members = np.stack([np.isin(values, names) for names in parents.values()], axis=1)
-        labels = ConceptLabels(label, list(parents), rows, members, space.groups[rows], space.split[rows], [])
-        found.append((labels, [_numbered(values, members[:, i]) for i in range(len(parents))]))
+        found.append(_from_table(space, label, rows, values, {name: (own, own) for name, own in parents.items()}))
+    for label, ontology in config.ontologies.items():
+        rows, values = _labelled(space, label, config)
+        graph = read_ontology(ontology.path, ontology.relations)
+        try:
+            terms, unknown = find_terms(graph, sorted(set(values)), ontology.terms)
+        except DataError as error:
+            raise DataError(f"absorption.ontologies.{label}: {error}") from None
+        if unknown:
+            logger.info("absorption: no term of %s for classes of %s: %s", ontology.path, label, "; ".join(unknown))
+        parents = families(graph, terms)
+        if not parents:
+            raise DataError(
+                f"absorption.ontologies.{label}: of {len(terms)} classes that {ontology.path} knows no two share a "
+                "parent that others lack: give 'terms' for the classes, or 'relations' with part_of"
+            )
+        found.append(_from_table(space, label, rows, values, parents))
     if config.residues:
         labels = from_residues(space, config)
         whole = [i for i, name in enumerate(labels.names) if "|" not in name]
@@ -158,8 +189,8 @@ def hierarchies(space: Space, config: Absorption) -> list[Hierarchy]:
             kept.append(tree)
     if not kept:
         raise DataError(
-            "absorption: no parent has two children that are frequent enough: name 'nested' or 'parents', ask for "
-            "'residues', or lower min_positives"
+            "absorption: no parent has two children that are frequent enough: name 'nested', 'parents' or "
+            "'ontologies', ask for 'residues', or lower min_positives"
         )
     return kept
 

@@ -10,7 +10,7 @@ import numpy as np
 from conceptome.errors import DataError
 from conceptome.measures.atoms import SIGNLESS, cosines, random_unit
 from conceptome.measures.rows import seeded
-from conceptome.measures.tables import PLACE
+from conceptome.measures.tables import ESTIMATE, PLACE
 from conceptome.statistics import interval
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ TABLES = {
         "other_method": "object",
         "other_seed": "int64",
         "mmcs": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "hungarian": "float64",
         "hungarian_low": "float64",
         "hungarian_high": "float64",

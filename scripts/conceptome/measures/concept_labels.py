@@ -15,7 +15,7 @@ import numpy as np
 
 from conceptome.errors import DataError
 from conceptome.measures.residue_concepts import Scale, above, choose_concepts
-from conceptome.measures.rows import SPLITS, choose_classes, choose_rows, seeded
+from conceptome.measures.rows import SPLITS, choose_rows, classes_of, seeded
 from conceptome.statistics import bootstrap_groups, group_codes, permutations
 from conceptome_kernels import available
 
@@ -85,15 +85,7 @@ def from_label(space: Any, label: str, config: Any) -> ConceptLabels:
     DataError
         The column is missing or numeric.
     """
-    classes = choose_classes(
-        space.obs,
-        space.card,
-        label,
-        min_groups=config.min_groups_per_class,
-        min_test_groups=config.min_test_groups_per_class,
-        max_rows=config.max_rows,
-        seed=seeded(config.seed, "concepts", label),
-    )
+    classes = classes_of(space, config, label, "concepts")
     members = classes.y[:, None] == np.arange(len(classes.names))
     return ConceptLabels(
         label, list(classes.names), classes.rows, members, classes.groups, classes.split, list(classes.excluded)

@@ -98,6 +98,7 @@ class _Bench:
                     dictionary,
                     codes,
                     train=self.train,
+                    groups=self.groups,
                     test_rows=self.test_rows,
                     white=self.white,
                     raw=self.raw,

@@ -18,7 +18,7 @@ from conceptome.measures.concept_labels import (
     threshold_counts,
 )
 from conceptome.measures.rows import seeded
-from conceptome.measures.tables import FIT
+from conceptome.measures.tables import ESTIMATE, FIT
 from conceptome.statistics import interval
 
 if TYPE_CHECKING:
@@ -28,20 +28,13 @@ if TYPE_CHECKING:
     from conceptome.config.further import Coverage
     from conceptome.measures.space import Space
 
-_SCORE = {
-    "low": "float64",
-    "high": "float64",
-    "null": "float64",
-    "null_low": "float64",
-    "null_high": "float64",
-}
 TABLES: dict[str, dict[str, str]] = {
     "coverage": {
         **FIT,
         "source": "object",
         "statistic": "object",
         "f1": "float64",
-        **_SCORE,
+        **ESTIMATE,
         "in_sample": "float64",
         "n_concepts": "int64",
         "n": "int64",
@@ -57,7 +50,7 @@ TABLES: dict[str, dict[str, str]] = {
         "threshold": "float64",
         "n_atoms": "int64",
         "f1": "float64",
-        **_SCORE,
+        **ESTIMATE,
         "in_sample": "float64",
         "n_positive": "int64",
         "n": "int64",

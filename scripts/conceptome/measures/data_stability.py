@@ -10,10 +10,11 @@ import numpy as np
 from conceptome.config.dictionaries import SEEDLESS
 from conceptome.errors import ConfigError, DataError
 from conceptome.measures.atoms import SIGNLESS
+from conceptome.measures.diversity import ranks
 from conceptome.measures.rows import choose_rows, seeded
 from conceptome.measures.stability import Fitted, Nulls, Spread, compare_fits
 from conceptome.measures.tables import FIT, PAIR
-from conceptome.statistics import group_codes
+from conceptome.statistics import group_codes, jackknife
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BLOCKS = 10  # of atoms, which the jackknife of effective rank leaves out in turn
+
 TABLES = {
     "data_stability": {
         **FIT,
@@ -32,6 +35,8 @@ TABLES = {
         "seed_a": "int64",
         "seed_b": "int64",
         **PAIR,
+        "effective_rank_low": "float64",
+        "effective_rank_high": "float64",
         "n_a": "int64",
         "n_b": "int64",
         "groups_a": "int64",
@@ -84,7 +89,8 @@ def measure(space: Space, config: DataStability) -> dict[str, list[pd.DataFrame]
     where only the data differ, atoms that training left where they were agree for no other reason. What counts is the
     pair that differs in both, beside the one that differs in the seed alone.
 
-    Matching, null (random unit atoms) and diversity are those of `stability`; intervals are bootstraps over atoms.
+    Matching, null (random unit atoms) and diversity are those of `stability`; intervals are bootstraps over atoms, for
+    effective rank jackknives over blocks of them (of the less diverse dictionary).
     Options, whitening and rows are those of the study, but for `steps` and `max_rows`.
 
     Returns
@@ -133,6 +139,10 @@ def measure(space: Space, config: DataStability) -> dict[str, list[pd.DataFrame]
                 for side, number in wanted
             }
             spreads = {key: Spread.of(fitted.atoms) for key, fitted in fits.items()}
+            rank_of = {
+                key: ranks(fitted.atoms, BLOCKS, np.random.default_rng(seeded(config.seed, "data_stability", "blocks")))
+                for key, fitted in fits.items()
+            }
             for differs, (a, b) in pairs.items():
                 row, _ = compare_fits(
                     fits[a],
@@ -143,6 +153,8 @@ def measure(space: Space, config: DataStability) -> dict[str, list[pd.DataFrame]
                     config=config,
                     seed=seeded(config.seed, "data_stability", "bootstrap", name, repeat, differs),
                 )
+                rank = min((rank_of[key]["effective_rank"] for key in (a, b)), key=lambda estimate: estimate.value)
+                rank_low, rank_high = jackknife(rank.value, rank.left_out, config.confidence)
                 found.append(
                     {
                         "dictionary": name,
@@ -153,6 +165,8 @@ def measure(space: Space, config: DataStability) -> dict[str, list[pd.DataFrame]
                         "seed_a": a[1],
                         "seed_b": b[1],
                         **row,
+                        "effective_rank_low": float(rank_low),
+                        "effective_rank_high": float(rank_high),
                         "n_a": sizes[a[0]][0],
                         "n_b": sizes[b[0]][0],
                         "groups_a": sizes[a[0]][1],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import FIT, PLACE
+from conceptome.measures.tables import ESTIMATE, FIT, PLACE
 from conceptome.statistics import interval, jackknife_groups
 
 if TYPE_CHECKING:
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 _SLOPE = {
     "slope": "float64",
-    "low": "float64",
-    "high": "float64",
-    "null": "float64",
-    "null_low": "float64",
-    "null_high": "float64",
+    **ESTIMATE,
     "r2": "float64",
     "ranks": "int64",
     "d": "int64",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import FIT
+from conceptome.measures.tables import ESTIMATE, FIT
 from conceptome.statistics import bootstrap_groups, group_codes, interval
 
 if TYPE_CHECKING:
@@ -23,11 +23,7 @@ TABLES = {
         **FIT,
         "statistic": "object",
         "value": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "families": "int64",
         "atoms": "int64",
         "n": "int64",

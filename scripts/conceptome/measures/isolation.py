@@ -11,7 +11,7 @@ import numpy as np
 
 from conceptome.errors import DataError
 from conceptome.measures.concept_labels import row_means
-from conceptome.measures.rows import Classes, choose_classes, seeded
+from conceptome.measures.rows import Classes, classes_of, seeded
 from conceptome.measures.tables import FIT
 from conceptome.statistics import bootstrap_groups, group_codes, interval
 
@@ -102,18 +102,7 @@ def _targets(space: Space, config: Isolation) -> list[_Target]:
     """Fit the readers, and list what can be edited: samples whose class the reader recognises before the edit."""
     if len(config.labels) < 2:
         raise DataError("isolation needs at least two labels: one that is edited and others that should stay")
-    every = [
-        choose_classes(
-            space.obs,
-            space.card,
-            label,
-            min_groups=config.min_groups_per_class,
-            min_test_groups=config.min_test_groups_per_class,
-            max_rows=config.max_rows,
-            seed=seeded(config.seed, "isolation", label),
-        )
-        for label in config.labels
-    ]
+    every = [classes_of(space, config, label, "isolation") for label in config.labels]
     for classes in every:
         if len(classes.names) < 2:
             raise DataError(

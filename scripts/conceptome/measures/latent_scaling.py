@@ -8,7 +8,7 @@ import numpy as np
 
 from conceptome.dictionaries.crosscoder import SPECIFIC_ERROR, SPECIFIC_RECONSTRUCTION
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import FIT
+from conceptome.measures.tables import ESTIMATE, FIT
 from conceptome.statistics import bootstrap_groups, group_codes, interval
 
 if TYPE_CHECKING:
@@ -24,11 +24,7 @@ TABLES = {
         "other": "object",
         "kind": "object",
         "value": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "atoms": "int64",
         "n": "int64",
     },

@@ -9,7 +9,7 @@ import numpy as np
 
 from conceptome.measures.multidimensional import cluster_atoms
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import FIT
+from conceptome.measures.tables import ESTIMATE, FIT
 from conceptome.statistics import group_codes, interval, jackknife_groups
 
 if TYPE_CHECKING:
@@ -26,11 +26,7 @@ TABLES: dict[str, dict[str, str]] = {
         **FIT,
         "clusters": "int64",
         "ami": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "p": "float64",
         "n_atoms": "int64",
         "n": "int64",

@@ -8,7 +8,7 @@ import numpy as np
 
 from conceptome.errors import DataError
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import PLACE
+from conceptome.measures.tables import ESTIMATE, PLACE
 from conceptome.statistics import group_codes, interval, jackknife
 
 if TYPE_CHECKING:
@@ -23,11 +23,7 @@ TABLES = {
         "other": "object",
         "statistic": "object",
         "value": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "anchors": "int64",
         "n": "int64",
     },

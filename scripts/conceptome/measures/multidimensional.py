@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptome.errors import DataError
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import FIT
+from conceptome.measures.tables import ESTIMATE, FIT
 from conceptome.statistics import (
     RankedCodes,
     benjamini_hochberg,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from conceptome.config.further import Multidimensional
+    from conceptome.dictionaries import Dictionary
     from conceptome.measures.space import Space
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cluster": "int64",
         "plane": "object",
         "score": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "excess": "float64",
         "p": "float64",
         "q": "float64",
@@ -61,11 +58,7 @@ TABLES: dict[str, dict[str, str]] = {
         "plane": "object",
         "rank": "float64",
         "correlation": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "n": "int64",
         "excluded": "object",
     },
@@ -102,6 +95,7 @@ ROTATIONS = 16  # angles of a quarter turn: the mutual information repeats after
 DIRECTIONS = 24  # angles of a half turn, over which the slab of the mixture index is laid
 OFFSETS = 33  # quantiles through which the slab is laid
 BINS = 10  # of each axis, at most
+SAME = 0.99  # atoms of a larger cosine are one direction, and so one one-dimensional feature
 
 
 def mutual_informations(xy: np.ndarray) -> np.ndarray:
@@ -160,15 +154,6 @@ def indices(xy: np.ndarray, epsilon: float) -> tuple[float, float]:
     return float(mutual_informations(xy).min()), mixture_index(xy, epsilon)
 
 
-def separable(xy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Make the plane separable: turn it to its least mutual information and shuffle one coordinate over samples."""
-    best = mutual_informations(xy).argmin() * (np.pi / 2.0 / ROTATIONS)
-    turn = np.array([[np.cos(best), -np.sin(best)], [np.sin(best), np.cos(best)]])
-    turned = xy @ turn
-    turned[:, 1] = turned[rng.permutation(len(xy)), 1]
-    return turned
-
-
 def cluster_atoms(atoms: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Spectral clusters of atoms (m, d) by angle, affinity 1 − arccos(cosine)/π: (m,) int64."""
     from sklearn.cluster import SpectralClustering
@@ -203,113 +188,260 @@ class Plane:
     xy: np.ndarray
 
 
-def planes(
-    atoms: np.ndarray,
-    fitting: sparse.csr_matrix,
-    judged: sparse.csr_matrix,
-    config: Multidimensional,
-) -> list[Plane]:
-    """Cluster the atoms, reconstruct from each cluster alone, and take planes of neighbouring principal components.
+@dataclass(frozen=True)
+class Cluster:
+    """Atoms that point alike.
 
-    The components are fitted on the samples of one part on which the cluster is active; both parts are projected, and
-    scaled to unit variance. A rotation cannot tell apart two independent features along atoms that are not orthogonal,
-    and atoms of one cluster never are; after the scaling it can.
-
-    Parameters
+    Attributes
     ----------
+    number
+        Of the cluster.
     atoms
-        (m, d) unit rows. Atoms that never fire in `fitting` are left out.
-    fitting, judged
-        (·, m) codes of the two parts.
+        (a,) int64.
+    directions
+        (a, r) float64: the atoms in an orthonormal basis of the space that they span.
     """
-    alive = np.flatnonzero(np.asarray((fitting != 0).sum(axis=0)).ravel() > 0)
+
+    number: int
+    atoms: np.ndarray
+    directions: np.ndarray
+
+    def planes(
+        self, fitting: sparse.csc_matrix, judged: sparse.csc_matrix, config: Multidimensional
+    ) -> dict[str, Plane]:
+        """Reconstruct from the cluster alone, and take planes of neighbouring principal components, by their names.
+
+        The components are fitted on the samples of one part on which the cluster is active; both parts are projected,
+        and scaled to unit variance. A rotation cannot tell apart two independent features along atoms that are not
+        orthogonal, and atoms of one cluster never are; after the scaling it can. Empty where too few samples are
+        active.
+
+        Parameters
+        ----------
+        fitting, judged
+            (·, m) codes of the two parts.
+        """
+        parts = [part[:, self.atoms].toarray() for part in (fitting, judged)]
+        active = [np.flatnonzero((part != 0).any(axis=1)) for part in parts]
+        if min(len(rows) for rows in active) < config.min_active:
+            return {}
+        images = [part[rows].astype(np.float64) @ self.directions for part, rows in zip(parts, active)]
+        mean = images[0].mean(axis=0)
+        values, axes = np.linalg.eigh(np.cov(images[0] - mean, rowvar=False, ddof=0).reshape(2 * [len(mean)]))
+        values, axes = values[::-1], axes[:, ::-1].T
+        axes = axes[: min(config.components, int((values > 1e-10 * max(values[0], 1e-300)).sum()))]
+        axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+        scores = [(image - mean) @ axes.T / np.sqrt(values[: len(axes)]) for image in images]
+        found = {}
+        for first in range(len(axes) - 1):
+            pair, name = slice(first, first + 2), f"{first + 1}–{first + 2}"
+            found[name] = Plane(self.number, name, self.atoms, *active, scores[0][:, pair], scores[1][:, pair])
+        return found
+
+
+def cluster(atoms: np.ndarray, fitting: sparse.csc_matrix, config: Multidimensional) -> list[Cluster]:
+    """Cluster the atoms (m, d) that fire in `fitting` (·, m); a cluster has two atoms at least."""
+    alive = np.flatnonzero(np.diff(fitting.indptr) > 0)
     if len(alive) < 4:
         return []
     number = cluster_atoms(atoms[alive], min(config.clusters, len(alive) // 2), config.seed)
-    fitting, judged = fitting.tocsc(), judged.tocsc()
     found = []
-    for cluster in range(number.max() + 1):
-        chosen = alive[number == cluster]
-        parts = [part[:, chosen].tocsr() for part in (fitting, judged)]
-        active = [np.flatnonzero(np.diff(part.indptr)) for part in parts]
-        if len(chosen) < 2 or min(len(rows) for rows in active) < config.min_active:
-            continue
-        images = [part[rows] @ atoms[chosen].astype(np.float64) for part, rows in zip(parts, active)]
-        mean = images[0].mean(axis=0)
-        _, strength, axes = np.linalg.svd(images[0] - mean, full_matrices=False)
-        kept = int((strength > 1e-6 * strength[0]).sum()) if strength[0] > 0 else 0
-        axes = axes[: min(config.components, kept)]
-        axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-        scale = strength[: len(axes)] / np.sqrt(len(images[0]))
-        scores = [(image - mean) @ axes.T / scale for image in images]
-        for first in range(len(axes) - 1):
-            pair = slice(first, first + 2)
-            name = f"{first + 1}–{first + 2}"
-            found.append(Plane(cluster, name, chosen, *active, scores[0][:, pair], scores[1][:, pair]))
+    for each in range(number.max() + 1):
+        chosen = alive[number == each]
+        if len(chosen) > 1:
+            left, strength, _ = np.linalg.svd(atoms[chosen].astype(np.float64), full_matrices=False)
+            found.append(Cluster(each, chosen, left * strength))
     return found
 
 
-def score_planes(found: list[Plane], groups: np.ndarray, config: Multidimensional) -> pd.DataFrame:
-    """S, M and (1 − M)·S of every plane on the held-out part, with intervals and the separable null.
+@dataclass(frozen=True)
+class Independent:
+    """Samples of which every atom is a one-dimensional feature that knows nothing of the others.
+
+    Attributes
+    ----------
+    dictionary
+        With which they are encoded.
+    codes, activations
+        Per part: (n, m) dense codes, and the (n, d) activations that they are of.
+    groups
+        Per part: (n,) group of each sample.
+    """
+
+    dictionary: Dictionary
+    codes: list[np.ndarray]
+    activations: list[np.ndarray]
+    groups: list[np.ndarray]
+
+    def draw(
+        self, seed: list[int], config: Multidimensional, features: Sequence[np.ndarray] = ()
+    ) -> list[sparse.csc_matrix]:
+        """Codes of one draw, for each part.
+
+        Every atom's codes are permuted over the samples, apart from those of the others (but for atoms of one
+        direction, which move together, as do those of each of `features`), whole groups together. With `config.null`
+        'encoded' these are then decoded, what the dictionary left of another sample is added, and the dictionary's own
+        encoder gives the codes: atoms that point alike compete for a sample, so that their codes are not independent
+        although the features are.
+        """
+        from scipy import sparse
+        from scipy.sparse.csgraph import connected_components
+
+        atoms, bias = np.asarray(self.dictionary.atoms), self.dictionary.bias
+        count, direction = connected_components(atoms @ atoms.T > SAME)
+        for each in features:
+            own = np.unique(direction[each])
+            direction[np.isin(direction, own)] = own[0]
+        drawn = []
+        for part, (codes, x, groups) in enumerate(zip(self.codes, self.activations, self.groups)):
+            n = len(codes)
+            own = None if len(np.unique(groups)) == n else groups
+            order = permutations(np.arange(n), count + 1, [*seed, part], own)
+            moved = np.take_along_axis(codes, order[direction].T, axis=0)
+            if config.null == "encoded":
+                rest = (x - codes @ atoms - bias)[order[count]]
+                moved = self.dictionary.encode((moved @ atoms + bias + rest).astype(np.float32)).to_scipy()
+            drawn.append(sparse.csc_matrix(moved))
+        return drawn
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A plane's score against its null: mean and interval, p and q, and the means of both indices."""
+
+    null: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p: float = 1.0
+    q: float = 1.0
+    separability: float = np.nan
+    mixture: float = np.nan
+
+    @classmethod
+    def of(cls, score: float, null: np.ndarray, config: Multidimensional) -> _Test:
+        """Test a score against the indices (draws, 2) of its null."""
+        from scipy.stats import t as student
+
+        # Without the cluster's competitors or companions too few samples may be active: then there is no null.
+        null = null[~np.isnan(null).any(axis=1)]
+        if len(null) < 10:
+            return cls()
+        drawn = (1.0 - null[:, 1]) * null[:, 0]
+        low, high = interval(drawn, config.confidence)
+        # Few draws cannot give a small p by counting: they give the moments of a null that is close to normal.
+        deviation = drawn.std(ddof=1) * np.sqrt(1.0 + 1.0 / len(drawn))
+        p = float(student.sf((score - drawn.mean()) / max(deviation, 1e-12), len(drawn) - 1))
+        return cls(float(drawn.mean()), float(low), float(high), p, 1.0, *(float(mean) for mean in null.mean(axis=0)))
+
+
+def _draw_nulls(
+    clusters: list[Cluster],
+    planes: list[Plane],
+    independent: Independent,
+    features: list[np.ndarray],
+    config: Multidimensional,
+) -> np.ndarray:
+    """S and M of planes on samples of independent atoms (but for `features`): (planes, permutations, 2) or NaN."""
+    null = np.full((len(planes), config.permutations, 2), np.nan)
+    wanted = {plane.cluster for plane in planes}
+    for draw in range(config.permutations):
+        moved = independent.draw(seeded(config.seed, "multidimensional", "null", draw), config, features)
+        drawn = {
+            (each.number, name): indices(plane.xy, config.epsilon)
+            for each in clusters
+            if each.number in wanted
+            for name, plane in each.planes(*moved, config).items()
+        }
+        for place, plane in enumerate(planes):
+            null[place, draw] = drawn.get((plane.cluster, plane.plane), np.nan)
+    return null
+
+
+def score_planes(
+    clusters: list[Cluster],
+    codes: list[sparse.csc_matrix],
+    independent: Independent,
+    groups: np.ndarray,
+    config: Multidimensional,
+) -> tuple[pd.DataFrame, list[Plane]]:
+    """S, M and (1 − M)·S of every plane on the held-out part, with intervals and the null.
 
     Parameters
     ----------
-    found
-        From `planes`.
+    codes
+        (·, m) codes of the two parts, fitting and held out.
+    independent
+        What the null is drawn from.
     groups
         Groups of all samples of the held-out part.
 
     Returns
     -------
-    pandas.DataFrame
-        Columns of table `multidimensional` without the fit's, in the order of `found`. A cluster of samples that is not
+    table, planes
+        Columns of table `multidimensional` without the fit's, one row per plane. A cluster of samples that is not
         one feature has a positive S too, for mutual information from a histogram is biased upwards; `excess` is the
         score less the mean of its null, and ranks the planes. `p` is one-sided, from Student's t of the score against
-        the mean and the standard deviation of the null; `q` corrects over the planes of the fit.
+        the mean and the standard deviation of the null; `q` corrects over the planes that were tested together.
+
+        Planes are tested in steps. A plane that is a feature takes its atoms' place in many samples, and so makes the
+        atoms that compete with them dependent: to a null without any feature, planes beside a feature look like
+        features too. Where a step rejects, the cluster of the smallest p is a feature: its planes are settled, its
+        atoms move together in the null from there on, and the planes of the other clusters are tested again; until a
+        step rejects nothing, or `config.features` clusters have been set apart.
     """
     import pandas as pd
-    from scipy.stats import t as student
 
+    found = [plane for each in clusters for plane in each.planes(*codes, config).values()]
+    scores = np.array([indices(plane.xy, config.epsilon) for plane in found]).reshape(-1, 2)
+    products = (1.0 - scores[:, 1]) * scores[:, 0]
+    tests: list[_Test] = [_Test() for _ in found]
+    left, features = np.arange(len(found)), []
+    while len(left):
+        nulls = _draw_nulls(clusters, [found[place] for place in left], independent, features, config)
+        together = [_Test.of(products[place], null, config) for place, null in zip(left, nulls)]
+        p = np.array([test.p for test in together])
+        q = benjamini_hochberg(p)
+        for place, test, adjusted in zip(left, together, q):
+            tests[place] = replace(test, q=float(adjusted))
+        first = int(np.lexsort((-products[left], p))[0])
+        if q[first] >= 1.0 - config.confidence or len(features) == config.features:
+            break
+        number = found[left[first]].cluster
+        features.append(found[left[first]].atoms)
+        left = np.array([place for place in left if found[place].cluster != number], dtype=np.int64)
     rows = []
-    for position, plane in enumerate(found):
+    for plane, test, product, (s, m) in zip(found, tests, products, scores):
         xy, epsilon = plane.xy, config.epsilon
-        s, m = indices(xy, epsilon)
 
         def score(chosen: np.ndarray, xy: np.ndarray = xy, epsilon: float = epsilon) -> float:
             part = indices(xy[chosen], epsilon)
             return (1.0 - part[1]) * part[0]
 
-        own = groups[plane.judged]
         low, high = jackknife_groups(
             score,
-            own,
-            (1.0 - m) * s,
+            groups[plane.judged],
+            product,
             folds=config.folds,
             confidence=config.confidence,
             seed=seeded(config.seed, "multidimensional", "folds"),
         )
-        rng = np.random.default_rng(seeded(config.seed, "multidimensional", "null", position))
-        shuffled = np.array([indices(separable(xy, rng), epsilon) for _ in range(config.permutations)])
-        null = (1.0 - shuffled[:, 1]) * shuffled[:, 0]
-        null_low, null_high = interval(null, config.confidence)
-        # Few shuffles cannot give a small p by counting: they give the moments of a null that is close to normal.
-        deviation = null.std(ddof=1) * np.sqrt(1.0 + 1.0 / len(null))
         rows.append(
             {
                 "cluster": plane.cluster,
                 "plane": plane.plane,
-                "score": (1.0 - m) * s,
+                "score": product,
                 "low": float(low),
                 "high": float(high),
-                "null": null.mean(),
-                "null_low": float(null_low),
-                "null_high": float(null_high),
-                "excess": (1.0 - m) * s - null.mean(),
-                "p": float(student.sf(((1.0 - m) * s - null.mean()) / max(deviation, 1e-12), len(null) - 1)),
+                "null": test.null,
+                "null_low": test.low,
+                "null_high": test.high,
+                "excess": product - test.null,
+                "p": test.p,
+                "q": test.q,
                 "separability": s,
-                "separability_null": shuffled[:, 0].mean(),
+                "separability_null": test.separability,
                 "mixture": m,
-                "mixture_null": shuffled[:, 1].mean(),
+                "mixture_null": test.mixture,
                 "atoms": " ".join(str(atom) for atom in plane.atoms),
                 "n_atoms": len(plane.atoms),
                 "n": len(xy),
@@ -317,11 +449,10 @@ def score_planes(found: list[Plane], groups: np.ndarray, config: Multidimensiona
         )
     table = pd.DataFrame(rows)
     if len(table):
-        table["q"] = benjamini_hochberg(table["p"].to_numpy())
-        order = np.lexsort((np.arange(len(table)), -table["excess"].to_numpy()))
+        order = np.lexsort((np.arange(len(table)), -table["excess"].fillna(-np.inf).to_numpy()))
         table.loc[order, "rank"] = np.arange(1, len(table) + 1)
         table["rank"] = table["rank"].astype(np.int64)
-    return table
+    return table, found
 
 
 def cell_cycle_scores(adata: Any, least: int, seed: int) -> tuple[dict[str, np.ndarray], str]:
@@ -490,8 +621,14 @@ def measure(space: Space, config: Multidimensional) -> dict[str, list[pd.DataFra
     its principal components, and each plane of two neighbouring ones gets the separability index S, the least mutual
     information of its two coordinates over rotations, and the mixture index M_ε, the largest share of samples in one
     slab of ε RMS. Planes are ranked by (1 − M_ε)·S, less the mean of its null. Components are fitted on training
-    samples, scores are those of validation and test samples. Null: the plane, turned to its least mutual information,
-    with one coordinate shuffled over samples: separable by construction. Intervals: jackknife over groups.
+    samples, scores are those of validation and test samples. Intervals: jackknife over groups.
+
+    Null: samples of which every atom is a one-dimensional feature, independent of all others, with the codes that it
+    has (`Independent`), clustered alike and scored from the choice of active samples on. Shuffling one coordinate of
+    the plane would reject nearly every plane of independent features, for three reasons: samples are looked at where
+    one of the cluster's atoms is active, which makes independent codes dependent (where the one is silent, another is
+    not); a plane of principal components mixes more than two features, which no rotation of the plane undoes; and
+    atoms that point alike compete for a sample.
 
     Raises
     ------
@@ -502,7 +639,8 @@ def measure(space: Space, config: Multidimensional) -> dict[str, list[pd.DataFra
     ----------
     Engels, Michaud, Liao, Gurnee and Tegmark, "Not All Language Model Features Are One-Dimensionally Linear",
     ICLR 2025 (arXiv 2405.14860), definitions of section 3. Its published code has no null, does not scale the plane,
-    and averages the planes of a cluster; here each plane stands for itself.
+    and averages the planes of a cluster; here each plane stands for itself. Berkson, Biometrics
+    Bulletin 2 (1946): looking only where one of two independent things is present.
     """
     import pandas as pd
 
@@ -517,8 +655,15 @@ def measure(space: Space, config: Multidimensional) -> dict[str, list[pd.DataFra
         if config.dictionaries is not None and name not in config.dictionaries:
             continue
         keys = {"dictionary": name, "method": space.methods[name], "seed": seed}
-        found = planes(np.asarray(dictionary.atoms), codes[parts[0]], codes[parts[1]], config)
-        table = score_planes(found, space.groups[parts[1]], config)
+        own = [codes[rows].tocsc() for rows in parts]
+        clusters = cluster(np.asarray(dictionary.atoms), own[0], config)
+        independent = Independent(
+            dictionary,
+            [part.toarray() for part in own],
+            [space.white(rows) for rows in parts],
+            [space.groups[rows] for rows in parts],
+        )
+        table, found = score_planes(clusters, own, independent, space.groups[parts[1]], config)
         if table.empty:
             logger.warning("multidimensional: %s, seed %d: no cluster is active on enough samples", name, seed)
             continue

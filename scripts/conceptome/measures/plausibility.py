@@ -9,7 +9,7 @@ import numpy as np
 from conceptome.errors import DataError
 from conceptome.measures.atoms import SIGNLESS, random_unit
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import FIT
+from conceptome.measures.tables import ESTIMATE, FIT
 from conceptome.statistics import interval
 
 if TYPE_CHECKING:
@@ -22,11 +22,7 @@ TABLES = {
     "plausibility": {
         **FIT,
         "ood": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "shuffled": "float64",
         "shuffled_low": "float64",
         "shuffled_high": "float64",

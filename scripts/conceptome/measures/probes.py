@@ -42,7 +42,7 @@ def scaled(codes: sparse.csr_matrix, train: np.ndarray) -> sparse.csr_matrix | n
     return (codes.astype(np.float64) @ sparse.diags(factor)).tocsr()
 
 
-def _path(x, y: np.ndarray, strengths: list[float], config: Measures) -> Iterator[LogisticRegression]:
+def penalty_path(x, y: np.ndarray, strengths: list[float], config: Measures) -> Iterator[LogisticRegression]:
     """Fit class-balanced logistic regressions (L2 penalty, lbfgs) from strong to weak penalty, each from the last.
 
     The same object is yielded each time: predict with it before asking for the next.
@@ -61,7 +61,7 @@ def _path(x, y: np.ndarray, strengths: list[float], config: Measures) -> Iterato
         yield model
 
 
-class _Judge:
+class Judge:
     """Balanced accuracy on given samples, as an estimate and over bootstrap draws of their groups."""
 
     def __init__(self, y: np.ndarray, groups: np.ndarray, n_classes: int, bootstraps: int, seed: list[int]):
@@ -78,6 +78,7 @@ class _Judge:
         return counts.reshape(self.n_groups, self._n_classes)
 
     def __call__(self, predicted: np.ndarray) -> tuple[float, np.ndarray]:
+        """Balanced accuracy of predicted classes, and that of each draw."""
         correct = self._tally((predicted == self._y).astype(np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
             recall = correct.sum(axis=0) / self._sizes.sum(axis=0)
@@ -137,15 +138,13 @@ def probe(codes: sparse.csr_matrix, classes: Classes, config: Measures, group_is
     x = scaled(codes, train)
     x_train, x_validation, x_test = x[train], x[validation], x[test]
     y_train = classes.y[train]
-    on_validation = _Judge(
-        classes.y[validation], classes.groups[validation], n_classes, 1, seeded(config.seed, "probe")
-    )
-    on_test = _Judge(
+    on_validation = Judge(classes.y[validation], classes.groups[validation], n_classes, 1, seeded(config.seed, "probe"))
+    on_test = Judge(
         classes.y[test], classes.groups[test], n_classes, config.bootstraps, seeded(config.seed, "probe", "bootstrap")
     )
     strengths = sorted(config.probe_strengths)
     scores, predictions = [], []
-    for model in _path(x_train, y_train, strengths, config):
+    for model in penalty_path(x_train, y_train, strengths, config):
         scores.append(on_validation(model.predict(x_validation))[0])
         predictions.append(model.predict(x_test))
     chosen = int(np.argmax(scores))
@@ -157,7 +156,9 @@ def probe(codes: sparse.csr_matrix, classes: Classes, config: Measures, group_is
         y_train, config.probe_permutations, seeded(config.seed, "probe", "permutation"), classes.groups[train]
     )
     for labels in shuffled:
-        value, spread = on_test(next(_path(x_train, labels, strengths[chosen : chosen + 1], config)).predict(x_test))
+        value, spread = on_test(
+            next(penalty_path(x_train, labels, strengths[chosen : chosen + 1], config)).predict(x_test)
+        )
         null.append(value)
         null_draws.append(spread)
     null_low, null_high = interval(np.concatenate(null_draws), config.confidence)

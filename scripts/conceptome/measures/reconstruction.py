@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptome.statistics import bootstrap_groups, group_codes, interval
+from conceptome.measures.rows import seeded
+from conceptome.statistics import bootstrap_groups, group_codes, group_folds, interval, jackknife
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy import sparse
 
     from conceptome.config.evidence import Measures
+
+FOLDS = 10  # of groups of training samples, which the jackknife of dead atoms leaves out in turn
 
 
 class Variance:
@@ -86,11 +89,71 @@ def budgets(trained_k: int, step: int = 1) -> list[int]:
     return [*smaller, trained_k]
 
 
+def dead_atoms(codes: sparse.csr_matrix, groups: np.ndarray, config: Measures) -> dict[str, float]:
+    """Atoms that never fire, with an interval and what as many active atoms would leave silent if atoms were alike.
+
+    - Interval: jackknife over folds of groups. (A bootstrap leaves samples out and adds none: it can only find more
+      dead atoms.)
+    - Null: every sample keeps its number l of active atoms, but which ones they are is drawn at random. An atom is then
+      silent with probability Π (1 − l/m), and the number of silent atoms has this mean times m; it is close to Poisson
+      where few are silent, and varies less where many are, so that the interval, of Poisson quantiles, is wide enough.
+      A dictionary whose dead atoms exceed it wastes atoms that its budget could have used.
+
+    Parameters
+    ----------
+    codes
+        (n, m) codes of the samples on which atoms are counted.
+    groups
+        (n,) group of each sample.
+    config
+        Confidence and seed.
+
+    Returns
+    -------
+    dict
+        dead, dead_low, dead_high, dead_null, dead_null_low, dead_null_high: numbers of atoms; the bounds lie between 0
+        and m; the interval is NaN with fewer than two groups.
+
+    References
+    ----------
+    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 11. Random allocation with several balls at
+    once: Kolchin, Sevast'yanov and Chistyakov, Random Allocations (1978), chapter 7.
+    """
+    from scipy.stats import poisson
+
+    n, m = codes.shape
+    sizes = np.diff(codes.indptr)
+    fold = group_folds(groups, FOLDS, seeded(config.seed, "reconstruction", "folds"))
+    count = int(fold.max()) + 1 if n else 0
+    fires = np.zeros((count, m), dtype=bool)
+    for number in range(count):
+        fires[number, codes[fold == number].indices] = True
+    folds_of = fires.sum(axis=0)
+    dead = float((folds_of == 0).sum())
+    low = high = float("nan")
+    if count > 1:
+        left_out = np.array([(folds_of == own).sum() for own in fires], dtype=np.float64)
+        low, high = (float(np.clip(bound, 0, m)) for bound in jackknife(dead, left_out, config.confidence))
+    # One sample with all atoms active leaves none silent: log 0.
+    with np.errstate(divide="ignore"):
+        null = float(m * np.exp(np.log1p(-sizes / m).sum()))
+    tail = (1.0 - config.confidence) / 2.0
+    return {
+        "dead": dead,
+        "dead_low": low,
+        "dead_high": high,
+        "dead_null": null,
+        "dead_null_low": float(min(poisson.ppf(tail, null), m)),
+        "dead_null_high": float(min(poisson.ppf(1.0 - tail, null), m)),
+    }
+
+
 def reconstruction(
     dictionary: Any,
     codes: sparse.csr_matrix,
     *,
     train: np.ndarray,
+    groups: np.ndarray,
     test_rows: np.ndarray,
     white: Variance,
     raw: Variance,
@@ -108,6 +171,8 @@ def reconstruction(
         (n_all, m) codes of all samples at the trained budget.
     train
         (n_all,) bool: the samples on which dead atoms are counted.
+    groups
+        (n_all,) group of each sample.
     test_rows
         Indices of the test samples; `white.x` and `raw.x` hold them whitened and as they came.
     whitening
@@ -120,8 +185,9 @@ def reconstruction(
     -------
     pandas.DataFrame
         One row per budget: k, trained_k, l0, fvu with interval (bootstrap by group), r2 = 1 − fvu, fvu_raw, fvu_null
-        (each row given another row's reconstruction), dead (atoms silent on all training samples at the trained
-        budget), dense (atoms active on more than `dense_above` of the test rows at this budget), m, d, n.
+        (each row given another row's reconstruction), r2_null = 1 − fvu_null, dead (atoms silent on all training
+        samples at the trained budget) with the interval and null of `dead_atoms`, dense (atoms active on more than
+        `dense_above` of the test rows at this budget), m, d, n, n_train.
 
     References
     ----------
@@ -131,7 +197,8 @@ def reconstruction(
 
     m, d = dictionary.atoms.shape
     trained_k = int(dictionary.card.get("k") or m)
-    dead = int((np.bincount(codes[np.flatnonzero(train)].indices, minlength=m) == 0).sum())
+    trained = np.flatnonzero(train)
+    dead = dead_atoms(codes[trained], groups[trained], config)
     unit_length = bool(whitening.card.get("unit_norm", False))
     rows = []
     for k in budgets(trained_k, k_step):
@@ -156,17 +223,21 @@ def reconstruction(
                 "fvu_low": float(low),
                 "fvu_high": float(high),
                 "r2": 1.0 - fvu,
+                "r2_low": 1.0 - float(high),
+                "r2_high": 1.0 - float(low),
+                "r2_null": 1.0 - null,
                 "fvu_raw": fvu_raw,
                 "fvu_raw_low": float(raw_low),
                 "fvu_raw_high": float(raw_high),
                 "fvu_null": null,
                 "fvu_null_low": null_low,
                 "fvu_null_high": null_high,
-                "dead": dead,
+                **dead,
                 "dense": int((firing > config.dense_above).sum()),
                 "m": m,
                 "d": d,
                 "n": at_budget.shape[0],
+                "n_train": len(trained),
             }
         )
     return pd.DataFrame(rows)

@@ -30,4 +30,14 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "crystals": ("crystals", "crystals_steps"),
     "eigenvalue_slope": ("eigenvalue_slope", "eigenvalue_slope_activations"),
     "spread": ("spread",),
+    "dose_curves": ("dose_curves", "dose_curves_atoms"),
+    "galleries": ("galleries", "galleries_crops"),
+    "layers": ("layers", "layers_dimension"),
 }
+
+# Measures that run the model again on some samples: their rule is given its options and weights.
+MODEL_READERS: tuple[str, ...] = ("galleries",)
+
+# Tables that hold samples themselves (pixels), by measure; the figure of that name draws them. What may not be passed
+# on as data may not be passed on in these: exports leave them out (`provenance.published.withheld`).
+SHOWS_SAMPLES: dict[str, tuple[str, ...]] = {"galleries": ("galleries_crops",)}

@@ -123,7 +123,9 @@ def choose_concepts(obs: pd.DataFrame, annotations: pd.DataFrame, min_proteins: 
 
     for column in ("protein", "position", "group", "split"):
         if column not in obs:
-            raise DataError(f"residues: obs has no column '{column}': prepare the proteins again")
+            raise DataError(
+                f"residues: obs has no column '{column}': prepare the proteins again, or embed residues (pool: tokens)"
+            )
     protein = obs["protein"].astype(str).to_numpy()
     position = obs["position"].to_numpy(dtype=np.int64)
     split = obs["split"].astype(str).to_numpy()

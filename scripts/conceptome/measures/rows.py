@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,8 +14,19 @@ from conceptome.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from conceptome.measures.space import Space
+
 
 SPLITS = ("train", "validation", "test")
+
+
+class ClassSettings(Protocol):
+    """The settings by which a measure chooses classes and their samples."""
+
+    min_groups_per_class: int
+    min_test_groups_per_class: int
+    max_rows: int
+    seed: int
 
 
 def seeded(seed: int, *words: object) -> list[int]:
@@ -171,4 +182,30 @@ def choose_classes(
         groups=groups[rows],
         split=split[rows],
         excluded=excluded,
+    )
+
+
+def classes_of(space: Space, config: ClassSettings, label: str, word: str) -> Classes:
+    """Keep the classes of a label of `space` under a measure's own settings (`choose_classes`).
+
+    Parameters
+    ----------
+    config
+        The measure's section of the configuration.
+    word
+        Names the use of randomness in the seed of the samples drawn: measures of one word look at the same samples.
+
+    Raises
+    ------
+    DataError
+        The column is missing or numeric.
+    """
+    return choose_classes(
+        space.obs,
+        space.card,
+        label,
+        min_groups=config.min_groups_per_class,
+        min_test_groups=config.min_test_groups_per_class,
+        max_rows=config.max_rows,
+        seed=seeded(config.seed, word, label),
     )

@@ -43,6 +43,11 @@ class Space:
         dataset, model, whitening: names for the columns of the tables.
     others
         Other models of the data set, by name: their stores. Only for a measure whose section names them (`models`).
+    model
+        The model's options and the folder or file of its weights (None: it has none). Only for a measure that runs the
+        model again (`registry.MODEL_READERS`).
+    threads
+        Threads of whatever a measure computes.
 
     Raises
     ------
@@ -59,9 +64,12 @@ class Space:
         methods: Mapping[str, str],
         place: Mapping[str, str],
         others: Mapping[str, Any] | None = None,
+        model: tuple[Any, Path | None] | None = None,
+        threads: int = 1,
     ):
         self.dataset, self.store, self.whitening, self.fits = dataset, store, whitening, fits
         self.methods, self.place = dict(methods), dict(place)
+        self.model, self.threads = model, threads
         self.card: Mapping[str, Any] = dataset.card
         self.obs: pd.DataFrame = store.obs
         self.others = dict(others or {})

@@ -8,7 +8,7 @@ import numpy as np
 
 from conceptome.config.evidence import Measures
 from conceptome.measures.probes import probe
-from conceptome.measures.rows import Classes, choose_classes, seeded
+from conceptome.measures.rows import Classes, classes_of
 from conceptome.measures.tables import FIT, PLACE
 from conceptome.measures.tables import TABLES as CORE
 
@@ -132,18 +132,7 @@ def measure(space: Space, config: SpaceProbes) -> dict[str, list[pd.DataFrame]]:
 
     settings = _settings(config)
     group_is = str(space.card.get("group_is", "group"))
-    every = [
-        choose_classes(
-            space.obs,
-            space.card,
-            label,
-            min_groups=config.min_groups_per_class,
-            min_test_groups=config.min_test_groups_per_class,
-            max_rows=config.max_rows,
-            seed=seeded(config.seed, "classes", label),
-        )
-        for label in config.labels
-    ]
+    every = [classes_of(space, config, label, "classes") for label in config.labels]
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
 
     def probed(x: np.ndarray | sparse.csr_matrix, classes: Classes, **columns) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 
 from conceptome.errors import DataError
 from conceptome.measures.rows import choose_rows, seeded
-from conceptome.measures.tables import PLACE
+from conceptome.measures.tables import ESTIMATE, PLACE
 from conceptome.statistics import interval, jackknife_groups
 
 if TYPE_CHECKING:
@@ -22,11 +22,7 @@ TABLES: dict[str, dict[str, str]] = {
         **PLACE,
         "statistic": "object",
         "value": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "d": "int64",
         "n": "int64",
     }

@@ -79,6 +79,11 @@ class Spread:
         return cls(coherence(atoms), stable_rank(squares), effective_rank(np.sqrt(squares)))
 
 
+def less_diverse(a: Spread, b: Spread) -> tuple[float, float, float]:
+    """Of two dictionaries the larger coherence, the smaller stable rank and the smaller effective rank."""
+    return max(a.coherence, b.coherence), min(a.stable_rank, b.stable_rank), min(a.effective_rank, b.effective_rank)
+
+
 @dataclass(frozen=True)
 class Matched:
     """The atoms of two fits, matched.
@@ -112,6 +117,23 @@ class Matched:
         return cls(partner, cosine, encoder_cosine, by_encoder == partner)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Pairs of random dictionaries of one shape, matched.
+
+    Attributes
+    ----------
+    cosine, agree
+        (draws, m) cosines of matched atoms, float64, and whether both matchings agree, bool.
+    spreads
+        (draws, 3) coherence, stable rank and effective rank of the less diverse dictionary of each pair.
+    """
+
+    cosine: np.ndarray
+    agree: np.ndarray
+    spreads: np.ndarray
+
+
 class Nulls:
     """Matchings of random dictionaries (isotropic unit atoms, and encoders where there are some), drawn once per shape.
 
@@ -123,30 +145,31 @@ class Nulls:
 
     def __init__(self, config: Settings):
         self._config = config
-        self._drawn: dict[tuple[int, int, bool, bool], tuple[np.ndarray, np.ndarray]] = {}
+        self._drawn: dict[tuple[int, int, bool, bool], Drawn] = {}
 
-    def of(self, m: int, d: int, *, signless: bool, encoder: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines of matched random atoms, (stability_draws, m) float64, and whether both matchings agree, bool.
+    def of(self, m: int, d: int, *, signless: bool, encoder: bool) -> Drawn:
+        """`stability_draws` pairs of random dictionaries of m atoms in d dimensions.
 
         A random dictionary's encoder is independent of its atoms: agreement by chance, not by tied weights.
         """
         key = (m, d, signless, encoder)
         if key not in self._drawn:
             rng = np.random.default_rng(seeded(self._config.seed, "stability", m, d))
-            cosine, agree = [], []
+            cosine, agree, spreads = [], [], []
             for _ in range(self._config.stability_draws):
                 parts = [random_unit(m, d, rng) for _ in range(4 if encoder else 2)]
                 a, b = Fitted(parts[0], *parts[2:3]), Fitted(parts[1], *parts[3:])
                 found = Matched.of(a, b, signless=signless)
                 cosine.append(found.cosine)
                 agree.append(found.agree)
-            self._drawn[key] = np.stack(cosine), np.stack(agree)
+                spreads.append(less_diverse(Spread.of(a.atoms), Spread.of(b.atoms)))
+            self._drawn[key] = Drawn(np.stack(cosine), np.stack(agree), np.array(spreads))
         return self._drawn[key]
 
 
 def random_matches(m: int, d: int, *, signless: bool, config: Settings) -> np.ndarray:
     """Draw the matched cosines of pairs of random dictionaries (isotropic unit atoms): (stability_draws, m) float64."""
-    return Nulls(config).of(m, d, signless=signless, encoder=False)[0]
+    return Nulls(config).of(m, d, signless=signless, encoder=False).cosine
 
 
 def compare_fits(
@@ -161,14 +184,15 @@ def compare_fits(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compare two fits: the columns `tables.PAIR` of their row, and those of their atoms.
 
-    Of the two dictionaries the less diverse one counts: the larger coherence, the smaller ranks.
+    Of the two dictionaries the less diverse one counts (`less_diverse`), in the null as in the fits.
     """
     m, d = a.atoms.shape
     found = Matched.of(a, b, signless=signless)
     shared = found.shared(config.shared_cosine)
-    null, null_agree = nulls.of(m, d, signless=signless, encoder=found.encoder_cosine is not None)
+    random = nulls.of(m, d, signless=signless, encoder=found.encoder_cosine is not None)
+    null = random.cosine
     null_low, null_high = interval(null.mean(axis=1), config.confidence)
-    null_shared = (null_agree & (null > config.shared_cosine)).mean(axis=1)
+    null_shared = (random.agree & (null > config.shared_cosine)).mean(axis=1)
     drawn = np.random.default_rng(seed).integers(0, m, size=(config.bootstraps, m))
     low, high = interval(found.cosine[drawn].mean(axis=1), config.confidence)
     shared_low, shared_high = interval(shared[drawn].mean(axis=1), config.confidence)
@@ -187,12 +211,14 @@ def compare_fits(
         "matched_on": "decoder" if found.encoder_cosine is None else "decoder and encoder",
         "encoder_cosine": float("nan") if found.encoder_cosine is None else float(found.encoder_cosine.mean()),
         "agree": float("nan") if found.encoder_cosine is None else float(found.agree.mean()),
-        "coherence": max(spread.coherence for spread in spreads),
-        "stable_rank": min(spread.stable_rank for spread in spreads),
-        "effective_rank": min(spread.effective_rank for spread in spreads),
         "m": m,
         "k": a.k,
     }
+    low, high = interval(random.spreads, config.confidence)
+    names = ("coherence", "stable_rank", "effective_rank")
+    for name, value, drawn, *bounds in zip(names, less_diverse(*spreads), random.spreads.T, low, high):
+        row |= {name: value, f"{name}_null": float(drawn.mean())}
+        row |= {f"{name}_null_{end}": float(bound) for end, bound in zip(("low", "high"), bounds)}
     columns = {
         "atom": np.arange(m),
         "partner": found.partner,
@@ -216,8 +242,8 @@ def stability(
     The identity dictionary is left out: its atoms are the same by definition. The random dictionary stays in: it is
     an empirical null beside the computed one (`null`: isotropic random unit atoms of the same m and d, matched the
     same way). Stability means little without diversity (near-duplicate atoms match anything), so coherence, stable
-    rank and effective rank of the less diverse of the two seeds stand beside it. Dead atoms are matched like all
-    others.
+    rank and effective rank of the less diverse of the two seeds stand beside it, their nulls those of the same random
+    dictionaries. Dead atoms are matched like all others.
 
     Parameters
     ----------

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 PLACE = {"dataset": "object", "model": "object", "whitening": "object"}
 FIT = {**PLACE, "dictionary": "object", "method": "object", "seed": "int64"}
 
+# An estimate's interval, and its null with the null's own interval.
+ESTIMATE = dict.fromkeys(("low", "high", "null", "null_low", "null_high"), "float64")
+
 # The columns of two fits that are compared, but for what names them.
 PAIR: dict[str, str] = {
     "mean_cosine": "float64",
@@ -28,9 +31,11 @@ PAIR: dict[str, str] = {
     "matched_on": "object",
     "encoder_cosine": "float64",
     "agree": "float64",
-    "coherence": "float64",
-    "stable_rank": "float64",
-    "effective_rank": "float64",
+    **{
+        f"{name}{part}": "float64"
+        for name in ("coherence", "stable_rank", "effective_rank")
+        for part in ("", "_null", "_null_low", "_null_high")
+    },
     "m": "int64",
     "k": "int64",
 }
@@ -46,6 +51,9 @@ TABLES: dict[str, dict[str, str]] = {
         "fvu_low": "float64",
         "fvu_high": "float64",
         "r2": "float64",
+        "r2_low": "float64",
+        "r2_high": "float64",
+        "r2_null": "float64",
         "fvu_raw": "float64",
         "fvu_raw_low": "float64",
         "fvu_raw_high": "float64",
@@ -53,10 +61,16 @@ TABLES: dict[str, dict[str, str]] = {
         "fvu_null_low": "float64",
         "fvu_null_high": "float64",
         "dead": "int64",
+        "dead_low": "float64",
+        "dead_high": "float64",
+        "dead_null": "float64",
+        "dead_null_low": "float64",
+        "dead_null_high": "float64",
         "dense": "int64",
         "m": "int64",
         "d": "int64",
         "n": "int64",
+        "n_train": "int64",
     },
     "selectivity": {
         **FIT,
@@ -89,11 +103,7 @@ TABLES: dict[str, dict[str, str]] = {
         "label": "object",
         "role": "object",
         "balanced_accuracy": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "chance": "float64",
         "n_classes": "int64",
         "n_train": "int64",
@@ -128,11 +138,7 @@ TABLES: dict[str, dict[str, str]] = {
         "layer": "object",
         "atom": "int64",
         "best_correlation": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "completeness_r2": "float64",
         "completeness_low": "float64",
         "completeness_high": "float64",
@@ -156,11 +162,7 @@ TABLES: dict[str, dict[str, str]] = {
         **PLACE,
         "component": "int64",
         "eigenvalue": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "n": "int64",
     },
 }

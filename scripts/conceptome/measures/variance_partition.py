@@ -12,7 +12,7 @@ import numpy as np
 
 from conceptome.errors import DataError
 from conceptome.measures.rows import choose_rows, described_label, seeded
-from conceptome.measures.tables import FIT
+from conceptome.measures.tables import ESTIMATE, FIT
 from conceptome.statistics import bootstrap_groups, group_codes, interval, permutations
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ TABLES = {
         "source": "object",
         "role": "object",
         "share": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "unique": "float64",
         "classes": "int64",
         "n": "int64",
@@ -60,11 +56,7 @@ TABLES = {
         "source": "object",
         "role": "object",
         "share": "float64",
-        "low": "float64",
-        "high": "float64",
-        "null": "float64",
-        "null_low": "float64",
-        "null_high": "float64",
+        **ESTIMATE,
         "atoms": "int64",
         "technical_atoms": "int64",
         "n": "int64",

@@ -1,5 +1,6 @@
 """Tests, corrections, bootstraps and nulls: written once, used by measures and enrichment."""
 
+from conceptome.statistics.between_groups import between_groups_log10_p, common_class, constancy
 from conceptome.statistics.contingency import contingency_tables, fisher_log10_p, fisher_p, odds_ratio
 from conceptome.statistics.jackknife import group_folds, jackknife_groups
 from conceptome.statistics.monotone import monotone_association
@@ -13,7 +14,10 @@ __all__ = [
     "auroc_matrix",
     "benjamini_hochberg",
     "benjamini_hochberg_log10",
+    "between_groups_log10_p",
     "bootstrap_groups",
+    "common_class",
+    "constancy",
     "contingency_tables",
     "fisher_log10_p",
     "fisher_p",
