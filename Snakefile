@@ -10,9 +10,10 @@ for _folder in ("scripts", "kernels"):
 
 from snakemake.exceptions import WorkflowError
 
-from conceptome.config import resolve
+from conceptome.config.run import resolve
 from conceptome.errors import ConceptomeError
 from conceptome.files import sha256_file
+from conceptome.provenance.checksums import share_checksums
 from conceptome.provenance.closure import closure
 from conceptome.provenance.configuration import keep
 from conceptome.provenance.folder import WORKFLOW_VARIABLE, ProvenanceFolder, new_workflow
@@ -54,8 +55,11 @@ wildcard_constraints:
     dictionary=r"[A-Za-z0-9_-]+",
 
 
+# What is retrieved comes over the network, which a cluster's nodes often lack: these run where Snakemake was started.
 localrules:
     all,
+    retrieve,
+    retrieve_package,
 
 
 rule all:

@@ -20,10 +20,11 @@ rule cards:
     log:
         f"{R}/logs/cards/{{dataset}}/{{model}}/{{whitening}}.log",
     conda:
-        "../envs/learning.yaml"
+        "../envs/models.yaml"
     threads: THREADS
     resources:
-        mem_mb=2500,
+        mem_mb=memory(2500),
+        runtime=minutes(120),
     params:
         explanations=lambda w: PLAN.study(w.dataset).explanations.model_dump(mode="json"),
         enrichment=lambda w: PLAN.study(w.dataset).enrichment.model_dump(mode="json"),
@@ -52,11 +53,14 @@ for _dataset, _model, _whitening in PLAN.explained_spaces():
             pages=PLAN.card_pages(_dataset, _model, _whitening)[:-1],
         log:
             f"{R}/logs/card_pages/{CONFIG.run.name}/{_dataset}/{_model}/{_whitening}.log",
+        group:
+            short("card_pages")
         conda:
-            "../envs/figures.yaml"
+            "../envs/models.yaml"
         threads: 1
         resources:
-            mem_mb=1000,
+            mem_mb=memory(1000),
+            runtime=minutes(20),
         params:
             place=[_dataset, _model, _whitening],
             dictionaries=PLAN.explained_dictionaries(_dataset, _model),

@@ -15,7 +15,8 @@ rule enrich:
         "../envs/learning.yaml"
     threads: THREADS
     resources:
-        mem_mb=2500,
+        mem_mb=memory(2500),
+        runtime=minutes(480),
     params:
         enrichment=lambda w: PLAN.study(w.dataset).enrichment.model_dump(mode="json"),
         gene_sets=lambda w: list(PLAN.gene_sets(w.dataset)),

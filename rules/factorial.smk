@@ -18,7 +18,8 @@ if PLAN.factorial_cells():
             "../envs/learning.yaml"
         threads: THREADS
         resources:
-            mem_mb=1500,
+            mem_mb=memory(1500),
+            runtime=minutes(480),
         params:
             factorial=lambda w: PLAN.factorial_settings(w.dataset, w.method),
             seeds=lambda w: PLAN.factorial_seeds(w.method),
@@ -42,7 +43,8 @@ if PLAN.factorial_cells():
             "../envs/learning.yaml"
         threads: THREADS
         resources:
-            mem_mb=2000,
+            mem_mb=memory(2000),
+            runtime=minutes(60),
         params:
             factorial=CONFIG.run.factorial.model_dump(mode="json"),
             seeds=CONFIG.run.seeds,

@@ -21,11 +21,14 @@ for _figure in PLAN.figures():
             caption=f"{PLAN.figure_folder(_figure)}/caption.md",
         log:
             f"{R}/logs/figures/{CONFIG.run.name}/{_figure}.log",
+        group:
+            short("figures")
         conda:
             "../envs/figures.yaml"
         threads: 1
         resources:
-            mem_mb=1000,
+            mem_mb=memory(1000),
+            runtime=minutes(20),
         params:
             figure=_figure,
             # A figure does not depend on the key, and where it lies is nobody's business.

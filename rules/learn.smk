@@ -24,7 +24,8 @@ rule learn:
         "../envs/learning.yaml"
     threads: THREADS
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
+        runtime=minutes(480),
     params:
         dictionary=lambda w: PLAN.study(w.dataset).dictionaries[w.dictionary].model_dump(mode="json"),
         seeds=lambda w: PLAN.seeds(w.dataset, w.dictionary),
@@ -43,3 +44,16 @@ use rule learn as learn_seedless with:
         codes=[f"{R}/codes/{KEY}/seed{CONFIG.run.seeds[0]}/codes.parquet"],
     wildcard_constraints:
         dictionary=any_of(PLAN.dictionary_names(seedless=True)),
+
+
+# Dictionaries that several processes train together (`processes`): torch's elastic launch on one machine, started
+# again from the checkpoint when a process dies.
+use rule learn as learn_distributed with:
+    log:
+        f"{R}/logs/learn/{KEY}.log",
+    wildcard_constraints:
+        dictionary=any_of(PLAN.dictionary_names(seedless=False, together=True)),
+    threads: lambda w: THREADS * PLAN.processes(w.dataset, w.dictionary)
+    resources:
+        mem_mb=lambda w, attempt: memory(1000 + 1000 * PLAN.processes(w.dataset, w.dictionary))(w, attempt),
+        runtime=minutes(480),

@@ -17,7 +17,8 @@ rule measure:
         "../envs/learning.yaml"
     threads: THREADS
     resources:
-        mem_mb=2500,
+        mem_mb=memory(2500),
+        runtime=minutes(240),
     params:
         measures=lambda w: PLAN.core_settings(w.dataset),
         fits=lambda w: PLAN.fits(w.dataset, w.model),
@@ -46,20 +47,28 @@ for _measure, _tables in MEASURES.items():
             listings=lambda w, measure=_measure: [
                 f"{store}.sha256" for store in PLAN.compared_stores(w.dataset, w.model, measure)
             ],
+            own=lambda w, measure=_measure: PLAN.measure_files(w.dataset, measure),
+            weights=lambda w, measure=_measure: ancient(PLAN.measure_weights(w.dataset, w.model, measure)),
+            weight_listings=lambda w, measure=_measure: PLAN.measure_listings(w.dataset, w.model, measure),
         output:
             **{table: f"{R}/evidence/{{dataset}}/{{model}}/{{whitening}}/{table}.parquet" for table in _tables},
         log:
             f"{R}/logs/measure_{_measure}/{{dataset}}/{{model}}/{{whitening}}.log",
+        group:
+            short("measures_{dataset}_{model}_{whitening}")
         conda:
-            "../envs/learning.yaml"
+            "../envs/models.yaml"
         threads: THREADS
         resources:
-            mem_mb=2500,
+            mem_mb=memory(2500),
+            runtime=minutes(240),
         params:
             measure=_measure,
             settings=lambda w, measure=_measure: getattr(PLAN.study(w.dataset).measures, measure).model_dump(
                 mode="json"
             ),
+            raw=lambda w, measure=_measure: raw(PLAN.measure_files(w.dataset, measure)),
+            model=lambda w, measure=_measure: PLAN.measure_model(w.dataset, w.model, measure),
             fits=lambda w: PLAN.fits(w.dataset, w.model),
             methods=lambda w: PLAN.methods(w.dataset, w.model),
             lock=LOCK,

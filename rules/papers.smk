@@ -14,7 +14,8 @@ if PLAN.papers():
             "../envs/figures.yaml"
         threads: 1
         resources:
-            mem_mb=1000,
+            mem_mb=memory(1000),
+            runtime=minutes(20),
         params:
             papers={study: paper.model_dump(mode="json") for study, paper in PLAN.papers().items()},
             tables=[[study, table] for study, table, _ in PLAN.paper_tables()],

@@ -1,6 +1,6 @@
 rule prepare_matrix:
     input:
-        lambda w: list(PLAN.dataset_inputs(w.dataset).values()),
+        lambda w: stored(PLAN.dataset_inputs(w.dataset).values()),
     output:
         obs=f"{R}/data/{{dataset}}/obs.parquet",
         card=f"{R}/data/{{dataset}}/card.json",
@@ -9,11 +9,14 @@ rule prepare_matrix:
         f"{R}/logs/prepare/{{dataset}}.log",
     wildcard_constraints:
         dataset=any_of(PLAN.of_modality("matrix")),
+    group:
+        short("prepare")
     conda:
         "../envs/data.yaml"
     threads: THREADS
     resources:
-        mem_mb=1500,
+        mem_mb=memory(1500),
+        runtime=minutes(60),
     params:
         dataset=lambda w: PLAN.study(w.dataset).dataset.model_dump(mode="json"),
         raw=lambda w: raw(PLAN.own_files(w.dataset)),
@@ -25,7 +28,7 @@ rule prepare_matrix:
 
 rule prepare_proteins:
     input:
-        lambda w: list(PLAN.dataset_inputs(w.dataset).values()),
+        lambda w: stored(PLAN.dataset_inputs(w.dataset).values()),
     output:
         obs=f"{R}/data/{{dataset}}/obs.parquet",
         card=f"{R}/data/{{dataset}}/card.json",
@@ -35,11 +38,14 @@ rule prepare_proteins:
         f"{R}/logs/prepare/{{dataset}}.log",
     wildcard_constraints:
         dataset=any_of(PLAN.of_modality("proteins")),
+    group:
+        short("prepare")
     conda:
         "../envs/data.yaml"
     threads: THREADS
     resources:
-        mem_mb=1500,
+        mem_mb=memory(1500),
+        runtime=minutes(60),
     params:
         dataset=lambda w: PLAN.study(w.dataset).dataset.model_dump(mode="json"),
         raw=lambda w: raw(PLAN.own_files(w.dataset)),
@@ -49,9 +55,38 @@ rule prepare_proteins:
         "../scripts/prepare.py"
 
 
+rule prepare_images:
+    input:
+        lambda w: stored(PLAN.dataset_inputs(w.dataset).values()),
+        images=lambda w: PLAN.image_files(w.dataset) + PLAN.archive_images(w.dataset),
+    output:
+        obs=f"{R}/data/{{dataset}}/obs.parquet",
+        card=f"{R}/data/{{dataset}}/card.json",
+        crops=f"{R}/data/{{dataset}}/crops.npy",
+    log:
+        f"{R}/logs/prepare/{{dataset}}.log",
+    wildcard_constraints:
+        dataset=any_of(PLAN.of_modality("images")),
+    group:
+        short("prepare")
+    conda:
+        "../envs/data.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(60),
+    params:
+        dataset=lambda w: PLAN.study(w.dataset).dataset.model_dump(mode="json"),
+        raw=lambda w: raw([*PLAN.own_files(w.dataset), *PLAN.image_files(w.dataset)]),
+        lock=LOCK,
+        code=code("prepare.py"),
+    script:
+        "../scripts/prepare.py"
+
+
 rule prepare_simulated:
     input:
-        lambda w: list(PLAN.dataset_inputs(w.dataset).values()),
+        lambda w: stored(PLAN.dataset_inputs(w.dataset).values()),
     output:
         obs=f"{R}/data/{{dataset}}/obs.parquet",
         card=f"{R}/data/{{dataset}}/card.json",
@@ -61,11 +96,14 @@ rule prepare_simulated:
         f"{R}/logs/prepare/{{dataset}}.log",
     wildcard_constraints:
         dataset=any_of(PLAN.of_modality("simulated")),
+    group:
+        short("prepare")
     conda:
         "../envs/data.yaml"
     threads: THREADS
     resources:
-        mem_mb=1500,
+        mem_mb=memory(1500),
+        runtime=minutes(60),
     params:
         dataset=lambda w: PLAN.study(w.dataset).dataset.model_dump(mode="json"),
         raw=lambda w: raw(PLAN.own_files(w.dataset)),

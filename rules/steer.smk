@@ -18,7 +18,8 @@ rule steer:
         "../envs/models.yaml"
     threads: THREADS
     resources:
-        mem_mb=2500,
+        mem_mb=memory(2500),
+        runtime=minutes(240),
     params:
         steering=lambda w: PLAN.study(w.dataset).steering.model_dump(mode="json"),
         model=lambda w: PLAN.study(w.dataset).models[w.model].model_dump(mode="json"),

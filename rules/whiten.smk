@@ -7,11 +7,14 @@ rule whiten:
         card=f"{R}/whitening/{{dataset}}/{{model}}/{{whitening}}/card.json",
     log:
         f"{R}/logs/whiten/{{dataset}}/{{model}}/{{whitening}}.log",
+    group:
+        short("whiten_{dataset}_{model}")
     conda:
         "../envs/learning.yaml"
     threads: THREADS
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
+        runtime=minutes(60),
     params:
         whitening=lambda w: PLAN.whitening(w.dataset, w.whitening).model_dump(mode="json"),
         lock=LOCK,

@@ -12,7 +12,9 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     from conceptome import datasets, whitening
     from conceptome.activations import Store
-    from conceptome.config import parse
+    from conceptome.config.base import rebuild
+    from conceptome.config.evidence import Enrichment
+    from conceptome.config.explanations import Explanations
     from conceptome.enrichment import read_gmt
     from conceptome.explanations import explain, headline, write
     from conceptome.files import read_parquet
@@ -34,8 +36,8 @@ with job(snakemake) as context:
     collections = zip(snakemake.params.collections, snakemake.input.collections)
     tables = explain(
         space,
-        parse("enrichment", snakemake.params.enrichment),
-        parse("explanations", snakemake.params.explanations),
+        rebuild(Enrichment, snakemake.params.enrichment),
+        rebuild(Explanations, snakemake.params.explanations),
         evidence=evidence,
         gene_sets={name: read_gmt(path) for name, path in collections},
     )

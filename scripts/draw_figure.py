@@ -12,7 +12,8 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     import pandas as pd
 
-    from conceptome.config import parse
+    from conceptome.config.base import rebuild
+    from conceptome.config.run import Run
     from conceptome.figures import TABLES, draw
     from conceptome.files import read_json, read_parquet
 
@@ -32,4 +33,4 @@ with job(snakemake) as context:
         cards[dataset]["models"][model] = read_json(Path(folder) / "card.json")
 
     folder = Path(snakemake.output.csv).parent
-    draw(figure, tables, cards, parse("run", snakemake.params.run), folder, context.recipe)
+    draw(figure, tables, cards, rebuild(Run, snakemake.params.run), folder, context.recipe)

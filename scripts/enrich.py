@@ -14,7 +14,8 @@ with job(snakemake) as context:
     from conceptome import datasets
     from conceptome.activations import Store
     from conceptome.codes import CodeFiles
-    from conceptome.config import parse
+    from conceptome.config.base import rebuild
+    from conceptome.config.evidence import Enrichment
     from conceptome.enrichment import enrich, headline, read_gmt, read_ontology
 
     folder = Path(snakemake.output.labels).parent
@@ -22,7 +23,7 @@ with job(snakemake) as context:
         datasets.load(Path(snakemake.input.data[0]).parent),
         Store(snakemake.input.activations).obs,
         CodeFiles(snakemake.params.fits, snakemake.input.codes),
-        parse("enrichment", snakemake.params.enrichment),
+        rebuild(Enrichment, snakemake.params.enrichment),
         folder,
         gene_sets={name: read_gmt(path) for name, path in zip(snakemake.params.gene_sets, snakemake.input.gene_sets)},
         structures=snakemake.input.get("structures", []),

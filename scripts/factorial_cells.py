@@ -12,7 +12,8 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     from conceptome import datasets, whitening
     from conceptome.activations import Store
-    from conceptome.config import parse
+    from conceptome.config.base import rebuild
+    from conceptome.config.factorial import Factorial
     from conceptome.factorial.evaluate import COLUMNS, evaluate
     from conceptome.files import write_parquet
 
@@ -23,7 +24,7 @@ with job(snakemake) as context:
         whitening.load(Path(snakemake.input.whitening).parent),
         place["dataset"],
         snakemake.wildcards.method,
-        parse("factorial", snakemake.params.factorial),
+        rebuild(Factorial, snakemake.params.factorial),
         snakemake.params.seeds,
         threads=context.threads,
     )

@@ -10,12 +10,13 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     import pandas as pd
 
-    from conceptome.config import parse
+    from conceptome.config.base import rebuild
+    from conceptome.config.factorial import Factorial
     from conceptome.factorial.effects import effects
     from conceptome.factorial.report import page
     from conceptome.files import atomic_path, read_parquet, write_parquet
 
-    config = parse("factorial", snakemake.params.factorial)
+    config = rebuild(Factorial, snakemake.params.factorial)
     cells = pd.concat([read_parquet(path) for path in snakemake.input], ignore_index=True)
     found = effects(cells, config, snakemake.params.seeds)
     for key, table in (

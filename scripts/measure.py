@@ -11,7 +11,8 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     from conceptome import datasets, whitening
     from conceptome.activations import Store
-    from conceptome.config import parse
+    from conceptome.config.base import rebuild
+    from conceptome.config.evidence import Measures
     from conceptome.measures.core import measure
     from conceptome.measures.fits import FitFiles
     from conceptome.measures.tables import headline
@@ -22,7 +23,7 @@ with job(snakemake) as context:
         Store(snakemake.input.activations),
         whitening.load(Path(snakemake.input.whitening).parent),
         FitFiles(snakemake.params.fits, snakemake.input.dictionaries, snakemake.input.codes),
-        parse("measures", snakemake.params.measures),
+        rebuild(Measures, snakemake.params.measures),
         folder,
         place={key: getattr(snakemake.wildcards, key) for key in ("dataset", "model", "whitening")},
     )

@@ -11,7 +11,9 @@ from conceptome.provenance.record import job
 with job(snakemake) as context:
     from conceptome import datasets, whitening
     from conceptome.activations import Store
-    from conceptome.config import parse
+    from conceptome.config.base import rebuild
+    from conceptome.config.models import Model
+    from conceptome.config.steering import Steering
     from conceptome.files import write_parquet
     from conceptome.measures.fits import FitFiles
     from conceptome.measures.space import Space
@@ -28,8 +30,8 @@ with job(snakemake) as context:
     weights = snakemake.input.weights  # a list: empty for models that have no checkpoint
     tables = steer(
         space,
-        parse("steering", snakemake.params.steering),
-        parse("model", snakemake.params.model),
+        rebuild(Steering, snakemake.params.steering),
+        rebuild(Model, snakemake.params.model),
         weights=Path(weights[0]) if weights else None,
         threads=snakemake.threads,
     )

@@ -8,8 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What is not a rule's output: what a run writes about itself (times differ), and Snakemake's own folder.
@@ -78,3 +81,24 @@ def environment(repository: Path = REPOSITORY) -> dict[str, str]:
     extra = {"CONCEPTOME_MIRROR": str(default)} if mirror is None and default.is_dir() else {}
     path = os.pathsep.join(str(repository / name) for name in ("scripts", "kernels"))
     return {**os.environ, **extra, "PYTHONPATH": path}
+
+
+def needs_index(name: str, done: subprocess.CompletedProcess, what: str) -> None:
+    """Skip where pip reaches no index that has a package; fail where it does and yet could not do its work."""
+    if done.returncode:
+        with tempfile.TemporaryDirectory() as folder:
+            asked = subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, name],
+                capture_output=True, text=True,
+            )  # fmt: skip
+        if "No matching distribution" in asked.stderr:
+            pytest.skip(f"pip cannot reach the package index, which has {name}")
+        pytest.fail(f"{what}: {done.stderr[-2000:]}")
+
+
+def tools(pins: str, name: str) -> Path:
+    """Python of an environment made once from a list in envs/, which has the package `name`."""
+    folder = REPOSITORY / f".venv-{Path(pins).stem}"
+    setup = ["bash", str(REPOSITORY / "scripts/setup_tools.sh"), sys.executable, str(folder), f"envs/{pins}"]
+    needs_index(name, subprocess.run(setup, capture_output=True, text=True), f"envs/{pins}")
+    return folder / "bin" / "python"

@@ -25,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the pipeline", description="Everything after -- goes to Snakemake.")
     _add_config(run)
     run.add_argument("--name", help="name of this run, and of its folder in results/studies/")
-    run.add_argument("--cores", default="all", help="number of cores (default: all)")
+    run.add_argument("--cores", help="number of cores (default: all; with --profile, what the profile says)")
+    run.add_argument("--profile", metavar="DIR", help="how Snakemake runs, e.g. config/profiles/slurm (docs/hpc.md)")
     run.add_argument("--dry-run", action="store_true", help="say what would be run, and run nothing")
     run.add_argument("--directory", default=".", metavar="DIR", help="folder to work in (default: this one)")
     run.set_defaults(function=_run)
@@ -46,6 +47,24 @@ def build_parser() -> argparse.ArgumentParser:
     costs = commands.add_parser("costs", help="CPU seconds of the factorial study's fits and encodings, as a table")
     _add_results(costs)
     costs.set_defaults(function=_costs)
+
+    overhead = commands.add_parser("overhead", help="what a run spent on Snakemake and on starting jobs")
+    _add_results(overhead)
+    overhead.add_argument("--run", metavar="ID", help="workflow run (default: the newest that ended well)")
+    overhead.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    overhead.set_defaults(function=_audit_command, module="conceptome.provenance.overhead")
+
+    plan = commands.add_parser("plan", help="time, memory, disk and cost of each stage of a study at another size")
+    plan.add_argument("study", metavar="STUDY", help="a study of config/studies, e.g. yeast")
+    plan.add_argument("--rows", type=float, required=True, help="rows of activations, e.g. 1e9")
+    plan.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
+    plan.add_argument("--cores", type=int, help="cores of each (default: as many as the rates were measured with)")
+    plan.add_argument("--gpus", type=int, default=0, help="GPUs of each (default: none)")
+    plan.add_argument("--hardware", help="name of the measured machine (default: the only one of its kind)")
+    plan.add_argument("--rates", metavar="FILE", help="measured rates (default: docs/rates.json)")
+    plan.add_argument("--config", metavar="FILE", help="configuration (default: config/default.yaml)")
+    plan.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    plan.set_defaults(function=_audit_command, module="conceptome.plan")
 
     _add_audit(commands)
 
@@ -169,6 +188,7 @@ def _request(arguments: argparse.Namespace, extra: Sequence[str] = ()):
         studies=tuple(item for item in (arguments.studies or "").split(",") if item),
         name=getattr(arguments, "name", None),
         cores=getattr(arguments, "cores", "1"),
+        profile=getattr(arguments, "profile", None),
         dry_run=getattr(arguments, "dry_run", False),
         directory=getattr(arguments, "directory", "."),
         extra=tuple(extra),
@@ -284,8 +304,8 @@ def _dictionary_compare(arguments: argparse.Namespace) -> int:
 def _schema(arguments: argparse.Namespace) -> int:
     import json
 
-    from conceptome.config import Config, load
     from conceptome.config.reference import render
+    from conceptome.config.run import Config, load
     from conceptome.files import atomic_path
     from conceptome.papers import outline
     from conceptome.provenance.run import checkout
@@ -307,6 +327,18 @@ def _schema(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refused(error: PermissionError) -> str:
+    """Say whose file it is that this user may not touch, and what to do."""
+    from conceptome.provenance.folder import user_name
+
+    path = Path(error.filename or ".").absolute()
+    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+    return (
+        f"{user_name(os.getuid())} has no right to {path} ({existing} belongs to {user_name(existing.stat().st_uid)}): "
+        "ask for it, or work in a folder of your own (--directory)"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -322,6 +354,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return parsed.function(parsed)
     except ConceptomeError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except PermissionError as error:
+        print(f"error: {_refused(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

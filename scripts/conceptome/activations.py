@@ -8,7 +8,9 @@ here, these are in `decoder.safetensors`. The card is written last: a folder wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,8 +25,14 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 DECODER = "decoder.safetensors"
+# Finished shards of a store that is not: what an interrupted job goes on from.
+UNFINISHED = "unfinished.json"
+# Folder in a store's folder: stores of further layers of the same forward pass, named by their number.
+LAYERS = "layers"
 # numpy has no bfloat16: its 16 bits are kept as unsigned integers.
 STORED = {"float32": np.dtype("<f4"), "bfloat16": np.dtype("<u2")}
+
+log = logging.getLogger(__name__)
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
@@ -39,34 +47,36 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 
 class _Finite:
-    """Pass batches on as float32 while every value is finite; after the first bad batch only count, then refuse."""
+    """Hand batches on as float32 while every value is finite; after the first bad batch only count."""
 
-    def __init__(self, batches: Iterable[np.ndarray], names: list[str] | None):
-        self._batches = batches
+    def __init__(self, names: list[str] | None):
         self._names = names
+        self._bad: np.ndarray | None = None
+        self.width: int | None = None
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        bad: np.ndarray | None = None
-        width: int | None = None
-        for batch in self._batches:
-            array = np.asarray(batch)
-            if array.ndim != 2:
-                raise DataError(f"activations must be rows × dimensions, but a batch has shape {array.shape}")
-            if width is None:
-                width = array.shape[1]
-                if width == 0:
-                    raise DataError("activations have no dimensions: the model returned arrays of width 0")
-            if array.shape[1] != width:
-                raise DataError(f"a batch has {array.shape[1]} dimensions where the first had {width}")
-            with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite and is counted below
-                array = array.astype(np.float32, copy=False)
-            finite = np.isfinite(array)
-            if not finite.all():
-                bad = (np.zeros(width, dtype=np.int64) if bad is None else bad) + (~finite).sum(axis=0)
-            if bad is None:
-                yield array
-        if bad is not None:
-            raise DataError(describe_not_finite(bad, self._names))
+    def pass_on(self, batch: np.ndarray) -> np.ndarray | None:
+        """Give the batch as float32, or None once a value was not finite."""
+        array = np.asarray(batch)
+        if array.ndim != 2:
+            raise DataError(f"activations must be rows × dimensions, but a batch has shape {array.shape}")
+        if self.width is None:
+            self.width = array.shape[1]
+            if self.width == 0:
+                raise DataError("activations have no dimensions: the model returned arrays of width 0")
+        if array.shape[1] != self.width:
+            raise DataError(f"a batch has {array.shape[1]} dimensions where the first had {self.width}")
+        with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite and is counted below
+            array = array.astype(np.float32, copy=False)
+        finite = np.isfinite(array)
+        if not finite.all():
+            seen = np.zeros(self.width, dtype=np.int64) if self._bad is None else self._bad
+            self._bad = seen + (~finite).sum(axis=0)
+        return array if self._bad is None else None
+
+    def refuse(self) -> None:
+        """Raise where anything was counted."""
+        if self._bad is not None:
+            raise DataError(describe_not_finite(self._bad, self._names))
 
 
 def describe_not_finite(counts: np.ndarray, names: list[str] | None = None) -> str:
@@ -89,29 +99,6 @@ def describe_not_finite(counts: np.ndarray, names: list[str] | None = None) -> s
     )
 
 
-class _Blocks:
-    """Cut a stream of row batches into pieces of an exact number of rows, without gathering them."""
-
-    def __init__(self, batches: Iterable[np.ndarray]):
-        self._source = iter(batches)
-        self._held: np.ndarray | None = None
-
-    def peek(self) -> np.ndarray | None:
-        """Return the next unread rows (possibly fewer than wanted), or None at the end."""
-        while self._held is None or not len(self._held):
-            self._held = next(self._source, None)
-            if self._held is None:
-                return None
-        return self._held
-
-    def take(self, rows: int) -> Iterator[np.ndarray]:
-        """Yield blocks that hold `rows` rows together; fewer at the end of the stream."""
-        while rows and (held := self.peek()) is not None:
-            yield held[:rows]
-            self._held = held[rows:]
-            rows -= min(rows, len(held))
-
-
 class _HashingWriter:
     """Write bytes to a file and hash them on the way, so that a shard need not be read again."""
 
@@ -124,19 +111,212 @@ class _HashingWriter:
         return self._handle.write(data)
 
 
-def _write_shard(path: Path, blocks: Iterator[np.ndarray], rows: int, width: int, dtype: str) -> tuple[int, str]:
-    """Write one shard of up to `rows` rows as .npy; return the rows written and the sha256."""
-    stored = STORED[dtype]
-    written = 0
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        writer = _HashingWriter(handle)
-        header = {"descr": stored.str, "fortran_order": False, "shape": (rows, width)}
-        np.lib.format.write_array_header_1_0(writer, header)
-        for block in blocks:
-            values = to_bfloat16(block) if dtype == "bfloat16" else block
-            writer.write(np.ascontiguousarray(values, dtype=stored).data)
-            written += len(block)
-    return written, writer.digest.hexdigest()
+class StoreWriter:
+    """Write activations as they arrive; never more than one batch in memory.
+
+    Parameters
+    ----------
+    folder
+        Where the store goes; an older store there is replaced.
+    obs
+        (n rows) one per sample, index `sample_id`.
+    card
+        What the model says of itself; `dimension_names`, if there, names the d dimensions in complaints.
+        Shape, dtype and the sha256 of every shard are added.
+    dtype
+        "float32" or "bfloat16".
+    rows_per_shard
+        Rows in each shard but the last.
+    digest
+        Of all that the activations depend on. An unfinished store of the same digest in the folder is gone on with: its
+        finished shards stay where they are what was written, and `missing` names the others. None: begin anew.
+
+    Attributes
+    ----------
+    total
+        Number of rows that the store is to hold.
+
+    Raises
+    ------
+    DataError
+        An unknown dtype, or no samples.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        obs: pd.DataFrame,
+        card: Mapping[str, Any],
+        *,
+        dtype: str = "float32",
+        rows_per_shard: int,
+        digest: str | None = None,
+    ):
+        self.folder, self._obs, self._card = Path(folder), obs, dict(card)
+        if dtype not in STORED:
+            raise DataError(f"activations cannot be stored as '{dtype}'; choose one of {', '.join(STORED)}")
+        self.dtype, self._rows_per_shard, self._digest = dtype, rows_per_shard, digest
+        self.total = len(obs)
+        if self.total == 0:
+            raise DataError(f"activations for {self.folder.name}: there are no samples to store")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".*.partial.*"):  # of a killed writer
+            leftover.unlink(missing_ok=True)
+        self._finite = _Finite(self._card.get("dimension_names"))
+        self._shards: dict[int, dict[str, Any]] = self._intact_shards()
+        # The card goes first, so that at no moment a card vouches for shards that are being replaced.
+        _clear(self.folder, keep={shard["file"] for shard in self._shards.values()})
+        self._seen = self.done
+        self._row = 0
+        self._open: ExitStack | None = None
+        self._left = 0
+        self._writer: _HashingWriter | None = None
+
+    def _intact_shards(self) -> dict[int, dict[str, Any]]:
+        """Shards of an unfinished store of the same digest that are what was written, by number."""
+        try:
+            state = read_json(self.folder / UNFINISHED) if self._digest is not None else {}
+        except (OSError, ValueError):
+            return {}
+        if not state or state.get("digest") != self._digest:
+            return {}
+        numbers = {_shard_name(number): number for number in range(-(-self.total // self._rows_per_shard))}
+        kept: dict[int, dict[str, Any]] = {}
+        for shard in state["shards"]:
+            path = self.folder / shard["file"]
+            if shard["file"] not in numbers:
+                continue
+            if not path.exists() or sha256_file(path) != shard["sha256"]:
+                log.warning("%s is not the file that was written: its rows are computed again", path)
+                continue
+            kept[numbers[shard["file"]]] = shard
+            self._finite.width = state["width"]
+        return kept
+
+    @property
+    def done(self) -> int:
+        """Rows in finished shards."""
+        return sum(shard["rows"] for shard in self._shards.values())
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are still to be written."""
+        return [number for number in range(-(-self.total // self._rows_per_shard)) if number not in self._shards]
+
+    def discard(self, numbers: Iterable[int]) -> None:
+        """Give up these shards, where they are there."""
+        for number in numbers:
+            shard = self._shards.pop(number, None)
+            if shard is not None:
+                (self.folder / shard["file"]).unlink()
+                self._seen -= shard["rows"]
+
+    def go_to(self, row: int) -> None:
+        """Write from this row on, the first of a shard that is missing."""
+        self._row = row
+
+    def write(self, batch: np.ndarray) -> None:
+        """Take the next (rows, d) array, of any float type, in the order of obs.
+
+        Raises
+        ------
+        DataError
+            Another number of dimensions than before, or more rows than samples.
+        """
+        held = self._finite.pass_on(batch)
+        self._seen += len(batch)
+        while held is not None and len(held):
+            if self._open is None:
+                if self._row >= self.total:
+                    break  # counted above, and refused at the end with the full number
+                self._begin_shard()
+            piece, held = held[: self._left], held[self._left :]
+            values = to_bfloat16(piece) if self.dtype == "bfloat16" else piece
+            self._writer.write(np.ascontiguousarray(values, dtype=STORED[self.dtype]).data)
+            self._left -= len(piece)
+            if self._left == 0:
+                self._end_shard()
+
+    def _begin_shard(self) -> None:
+        self._left = min(self._rows_per_shard, self.total - self._row)
+        self._open = ExitStack()
+        name = _shard_name(self._row // self._rows_per_shard)
+        temporary = self._open.enter_context(atomic_path(self.folder / name))
+        self._writer = _HashingWriter(self._open.enter_context(open(temporary, "wb")))  # noqa: SIM115 the stack closes it
+        header = {
+            "descr": STORED[self.dtype].str,
+            "fortran_order": False,
+            "shape": (self._left, self._finite.width),
+        }
+        np.lib.format.write_array_header_1_0(self._writer, header)
+
+    def _end_shard(self) -> None:
+        self._open.close()
+        self._open = None
+        rows, number = min(self._rows_per_shard, self.total - self._row), self._row // self._rows_per_shard
+        self._shards[number] = {"file": _shard_name(number), "rows": rows, "sha256": self._writer.digest.hexdigest()}
+        self._row += rows
+        if self._digest is not None:
+            state = {"digest": self._digest, "shards": self._in_order(), "width": self._finite.width}
+            write_json(self.folder / UNFINISHED, state)
+
+    def _in_order(self) -> list[dict[str, Any]]:
+        return [self._shards[number] for number in sorted(self._shards)]
+
+    def finish(self, decoder: Mapping[str, np.ndarray] | None = None) -> Store:
+        """Write what remains, the card last.
+
+        Parameters
+        ----------
+        decoder
+            Named arrays of what the model makes of these activations; the card gets their file's sha256.
+
+        Raises
+        ------
+        DataError
+            NaN or infinite values (the dimension and the count are named), or a number of rows that differs from
+            `obs`.
+        """
+        self._finite.refuse()
+        if self._seen == 0:
+            raise DataError(f"activations for {self.folder.name}: there are no samples to store")
+        if self._seen != self.total:
+            raise DataError(f"the model returned {self._seen} rows of activations for {self.total} samples")
+        write_parquet(self.folder / "obs.parquet", self._obs)
+        kept = {}
+        if decoder is not None:
+            from safetensors.numpy import save_file
+
+            with atomic_path(self.folder / DECODER) as temporary:
+                save_file({name: np.ascontiguousarray(value) for name, value in decoder.items()}, temporary)
+            kept["decoder_sha256"] = sha256_file(self.folder / DECODER)
+        full = (
+            self._card
+            | kept
+            | {
+                "schema_version": SCHEMA_VERSION,
+                "shape": [self.total, self._finite.width],
+                "dtype": self.dtype,
+                "shards": self._in_order(),
+                "obs_sha256": sha256_file(self.folder / "obs.parquet"),
+            }
+        )
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        write_json(self.folder / "card.json", full)
+        return Store(self.folder)
+
+    def abandon(self, *, keep: bool = False) -> None:
+        """Leave nothing half-written; `keep`: the finished shards stay for the next attempt with the same digest."""
+        if self._open is not None:
+            stack, self._open = self._open, None
+            # What atomic_path sees is an error, so that it removes its file and renames nothing.
+            with suppress(InterruptedError), stack:
+                raise InterruptedError
+        if not keep or self._digest is None:
+            _clear(self.folder)
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.npy"
 
 
 def write_store(
@@ -153,21 +333,12 @@ def write_store(
 
     Parameters
     ----------
-    folder
-        Where the store goes; an older store there is replaced.
     batches
         Arrays (rows, d) of any float type, in the order of `obs`.
-    obs
-        (n rows) one per sample, index `sample_id`.
-    card
-        What the model says of itself; `dimension_names`, if there, names the d dimensions in complaints.
-        Shape, dtype and the sha256 of every shard are added.
-    dtype
-        "float32" or "bfloat16".
-    rows_per_shard
-        Rows in each shard but the last.
+    folder, obs, card, dtype, rows_per_shard
+        As for `StoreWriter`.
     decoder
-        Named arrays of what the model makes of these activations; the card gets their file's sha256.
+        As for `StoreWriter.finish`.
 
     Raises
     ------
@@ -175,59 +346,20 @@ def write_store(
         NaN or infinite values (the dimension and the count are named), no samples, or a number of rows that differs
         from `obs`. Nothing half-written is left in the folder.
     """
-    folder = Path(folder)
-    if dtype not in STORED:
-        raise DataError(f"activations cannot be stored as '{dtype}'; choose one of {', '.join(STORED)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    # The card goes first, so that at no moment a card vouches for shards that are being replaced.
-    _clear(folder)
-    total = len(obs)
-    names = card.get("dimension_names")
-    shards: list[dict[str, Any]] = []
-    blocks = _Blocks(_Finite(batches, names))
+    writer = StoreWriter(folder, obs, card, dtype=dtype, rows_per_shard=rows_per_shard)
     try:
-        first = blocks.peek()
-        if first is None or total == 0:
-            raise DataError(f"activations for {folder.name}: there are no samples to store")
-        width = first.shape[1]
-        for start in range(0, total, rows_per_shard):
-            rows = min(rows_per_shard, total - start)
-            path = folder / f"shard-{len(shards):05d}.npy"
-            written, digest = _write_shard(path, blocks.take(rows), rows, width, dtype)
-            if written < rows:
-                raise DataError(f"the model returned {start + written} rows of activations for {total} samples")
-            shards.append({"file": path.name, "rows": rows, "sha256": digest})
-        surplus = sum(len(block) for block in blocks.take(1 << 62))
-        if surplus:
-            raise DataError(f"the model returned {total + surplus} rows of activations for {total} samples")
-        write_parquet(folder / "obs.parquet", obs)
-        kept = {}
-        if decoder is not None:
-            from safetensors.numpy import save_file
-
-            with atomic_path(folder / DECODER) as temporary:
-                save_file({name: np.ascontiguousarray(value) for name, value in decoder.items()}, temporary)
-            kept["decoder_sha256"] = sha256_file(folder / DECODER)
-        full = (
-            dict(card)
-            | kept
-            | {
-                "schema_version": SCHEMA_VERSION,
-                "shape": [total, width],
-                "dtype": dtype,
-                "shards": shards,
-                "obs_sha256": sha256_file(folder / "obs.parquet"),
-            }
-        )
-        write_json(folder / "card.json", full)
+        for batch in batches:
+            writer.write(batch)
+        return writer.finish(decoder)
     except BaseException:
-        _clear(folder)
+        writer.abandon()
         raise
-    return Store(folder)
 
 
-def _clear(folder: Path) -> None:
-    for path in [folder / "card.json", folder / "obs.parquet", folder / DECODER, *sorted(folder.glob("shard-*.npy"))]:
+def _clear(folder: Path, keep: Container[str] = ()) -> None:
+    shards = [path for path in sorted(folder.glob("shard-*.npy")) if path.name not in keep]
+    named = [folder / name for name in ("card.json", "obs.parquet", DECODER)]
+    for path in [*named, *([] if keep else [folder / UNFINISHED]), *shards]:
         path.unlink(missing_ok=True)
 
 
@@ -274,6 +406,29 @@ class Store:
     def obs(self) -> pd.DataFrame:
         """One row per sample, index `sample_id`."""
         return read_parquet(self.folder / "obs.parquet")
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """Some columns of `obs` under a plain number, text as categories: little memory for very many samples.
+
+        Raises
+        ------
+        DataError
+            obs has no such column.
+        """
+        import pyarrow.parquet as pq
+
+        path = self.folder / "obs.parquet"
+        with pq.ParquetFile(path) as file:
+            table = file.read(list(names), use_threads=False, use_pandas_metadata=False).replace_schema_metadata(None)
+        for name in names:
+            if name not in table.column_names:
+                raise DataError(f"{path} has no column '{name}': prepare the data set and embed again")
+        return table.to_pandas(strings_to_categorical=True, self_destruct=True)
+
+    def layers(self) -> dict[int, Store]:
+        """Stores of further layers of the same forward pass, by number, in order; none where none were asked for."""
+        found = [path for path in (self.folder / LAYERS).glob("*") if path.name.isdigit()]
+        return {int(path.name): Store(path) for path in sorted(found, key=lambda path: int(path.name))}
 
     def decoder(self) -> dict[str, np.ndarray]:
         """Named arrays of what the model makes of these activations further on.

@@ -6,8 +6,9 @@ active atoms in ascending order) and `values` (float32). The number of atoms m i
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from conceptome.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 METADATA_KEY = b"conceptome.codes"
@@ -142,37 +144,128 @@ class Codes:
         DataError
             Another number of rows than samples, or an obs column called `indices` or `values`.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        _save(path, [self], obs)
 
-        if len(obs) != len(self):
-            raise DataError(f"codes hold {len(self)} samples but obs has {len(obs)} rows: pass the obs they belong to")
-        clash = {"indices", "values"} & set(obs.columns)
+
+class CodeStream:
+    """Codes of consecutive samples that are made block by block while they are saved, and never held all at once.
+
+    Parameters
+    ----------
+    blocks
+        Codes over the same atoms, in the order of the samples.
+    """
+
+    def __init__(self, blocks: Iterable[Codes]):
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[Codes]:
+        return iter(self._blocks)
+
+    def save(self, path: str | Path, obs: pd.DataFrame | str | Path) -> None:
+        """Write what `Codes.save` writes of all blocks together, byte by byte.
+
+        Parameters
+        ----------
+        path
+            Target file, written atomically.
+        obs
+            One row per sample, or the Parquet file that holds them, which is then read piece by piece.
+
+        Raises
+        ------
+        DataError
+            As `Codes.save`, or there are no blocks.
+        """
+        _save(path, self._blocks, obs)
+
+
+def _save(path: str | Path, blocks: Iterable[Codes], obs: pd.DataFrame | str | Path) -> None:
+    """Write consecutive codes and their obs; equal codes and obs give equal bytes, however they are cut."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _obs_groups(obs) as (held, total, pieces):
+        clash = {"indices", "values"} & set(held.names)
         if clash:
             raise DataError(f"obs column '{min(clash)}' collides with the codes' own column: rename it in the data set")
-        if obs.index.name is None:
-            obs = obs.rename_axis("sample_id")
-        csr = self._csr
-        table = pa.Table.from_pandas(obs, preserve_index=True)
+        groups = _groups(blocks)
+        first = next(groups, None)
+        if first is None:
+            raise DataError(f"{path}: there are no codes to save")
         fields = [pa.field("indices", pa.list_(pa.int32())), pa.field("values", pa.list_(pa.float32()))]
-        own = json.dumps({"m": self.shape[1], "schema_version": SCHEMA_VERSION}, sort_keys=True).encode()
-        schema = pa.schema([*table.schema, *fields], metadata={**(table.schema.metadata or {}), METADATA_KEY: own})
+        own = json.dumps({"m": first.shape[1], "schema_version": SCHEMA_VERSION}, sort_keys=True).encode()
+        schema = pa.schema([*held, *fields], metadata={**(held.metadata or {}), METADATA_KEY: own})
         # Values hardly repeat: neither a dictionary of them nor compression is worth its time.
-        compression = dict.fromkeys([*table.column_names, "indices.list.element"], "zstd")
+        compression = dict.fromkeys([*held.names, "indices.list.element"], "zstd")
         compression["values.list.element"] = "none"
-        options = {"use_dictionary": table.column_names, "compression": compression}
+        options = {"use_dictionary": held.names, "compression": compression}
+        done = 0
         with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
-            for start in range(0, max(len(self), 1), ROWS_PER_GROUP):
-                stop = min(start + ROWS_PER_GROUP, len(self))
-                bounds = csr.indptr[start : stop + 1]
-                offsets = pa.array((bounds - bounds[0]).astype(np.int32))
-                inside = slice(bounds[0], bounds[-1])
+            for codes in itertools.chain([first], groups):
+                piece = next(pieces, None)
+                done += len(codes)
+                if piece is None or piece.num_rows != len(codes):
+                    # All are counted, so that the complaint holds the whole number.
+                    done += sum(len(more) for more in groups)
+                    break
+                csr = codes.to_scipy()
+                offsets = pa.array(csr.indptr.astype(np.int32))
                 lists = [
                     pa.ListArray.from_arrays(offsets, pa.array(values))
-                    for values in (csr.indices[inside].astype(np.int32), csr.data[inside])
+                    for values in (csr.indices.astype(np.int32, copy=False), csr.data)
                 ]
-                columns = [column.combine_chunks() for column in table.slice(start, stop - start).columns]
+                columns = [column.combine_chunks() for column in piece.columns]
                 writer.write_table(pa.Table.from_arrays([*columns, *lists], schema=schema))
+            if done != total:
+                raise DataError(f"codes hold {done} samples but obs has {total} rows: pass the obs they belong to")
+
+
+def _groups(blocks: Iterable[Codes]) -> Iterator[Codes]:
+    """Cut consecutive codes into pieces of ROWS_PER_GROUP rows; codes of no samples are one piece of no rows."""
+    held: list[Codes] = []
+    rows = 0
+    given = False
+    for block in blocks:
+        held.append(block)
+        rows += len(block)
+        if rows < ROWS_PER_GROUP:
+            continue
+        whole = Codes.concatenate(held)
+        for start in range(0, rows - ROWS_PER_GROUP + 1, ROWS_PER_GROUP):
+            yield whole[start : start + ROWS_PER_GROUP]
+            given = True
+        left = rows % ROWS_PER_GROUP
+        held, rows = ([whole[len(whole) - left :]] if left else []), left
+    if held and (rows or not given):
+        yield Codes.concatenate(held)
+
+
+@contextmanager
+def _obs_groups(obs: pd.DataFrame | str | Path) -> Iterator[tuple[pa.Schema, int, Iterator[pa.Table]]]:
+    """Schema, number of rows, and the rows in pieces of ROWS_PER_GROUP (one piece of none where there are none)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not isinstance(obs, str | Path):
+        named = obs if obs.index.name is not None else obs.rename_axis("sample_id")
+        table = pa.Table.from_pandas(named, preserve_index=True)
+        starts = range(0, max(len(obs), 1), ROWS_PER_GROUP)
+        yield table.schema, len(obs), (table.slice(start, ROWS_PER_GROUP) for start in starts)
+        return
+    with pq.ParquetFile(obs) as file:
+
+        def pieces() -> Iterator[pa.Table]:
+            held = file.schema_arrow.empty_table()
+            for batch in _batches(file, ROWS_PER_GROUP, None):
+                held = pa.concat_tables([held, pa.Table.from_batches([batch], schema=file.schema_arrow)])
+                while held.num_rows >= ROWS_PER_GROUP:
+                    yield held.slice(0, ROWS_PER_GROUP).unify_dictionaries()
+                    held = held.slice(ROWS_PER_GROUP)
+            if held.num_rows or not file.metadata.num_rows:
+                yield held.unify_dictionaries()
+
+        yield file.schema_arrow, file.metadata.num_rows, pieces()
 
 
 def _filtered(csr: sp.csr_matrix, keep: np.ndarray, data: np.ndarray) -> sp.csr_matrix:
@@ -205,6 +298,42 @@ def load_codes(path: str | Path) -> Codes:
         return _read(file)
 
 
+def stream(path: str | Path, columns: Sequence[str] = (), rows: int = ROWS_PER_GROUP) -> Iterator[tuple[Codes, Any]]:
+    """Read codes piece by piece.
+
+    Parameters
+    ----------
+    columns
+        Columns of obs that are wanted beside them.
+    rows
+        Of a piece; fewer where a row group of the file (ROWS_PER_GROUP rows) ends.
+
+    Yields
+    ------
+    Codes, pyarrow.Table
+        Consecutive samples, and those columns of them.
+
+    Raises
+    ------
+    DataError
+        As `load`.
+    """
+    import pyarrow as pa
+
+    with _opened(path) as file:
+        m = json.loads(file.schema_arrow.metadata[METADATA_KEY])["m"]
+        for batch in _batches(file, rows, ["indices", "values", *columns]):
+            indptr = np.concatenate([[0], np.cumsum(batch.column("indices").value_lengths())]).astype(np.int64)
+            held = (batch.column("values").flatten().to_numpy(), batch.column("indices").flatten().to_numpy(), indptr)
+            yield Codes(sp.csr_matrix(held, shape=(batch.num_rows, m))), pa.Table.from_batches([batch]).select(columns)
+
+
+def _batches(file: pq.ParquetFile, rows: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    """Rows in order, one row group after the other: a reader of all groups keeps the bytes of those it is done with."""
+    for group in range(file.metadata.num_row_groups):
+        yield from file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[pq.ParquetFile]:
     """Open a file of codes."""
@@ -228,7 +357,7 @@ def _read(file: pq.ParquetFile) -> Codes:
     indices, values = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
     indptr = np.zeros(file.metadata.num_rows + 1, dtype=np.int64)
     row = at = 0
-    for batch in file.iter_batches(ROWS_READ, columns=["indices", "values"], use_threads=False):
+    for batch in _batches(file, ROWS_READ, ["indices", "values"]):
         found, lengths = batch.column("indices").flatten(), batch.column("indices").value_lengths()
         indices[at : at + len(found)], values[at : at + len(found)] = found, batch.column("values").flatten()
         indptr[row + 1 : row + 1 + len(lengths)] = lengths

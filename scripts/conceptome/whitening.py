@@ -8,6 +8,7 @@ identity. With `fit_on: all` the rows are all training rows instead of the contr
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,14 @@ from conceptome.errors import ConfigError, DataError
 from conceptome.files import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pandas as pd
 
 SCHEMA_VERSION = 1
 ROWS = 8192
+# Rows fitted on whose moments are one partial sum: who sums a partial, and where, does not change a digit.
+BLOCK = 128 * ROWS
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,20 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """Unbiased covariance, (d, d)."""
         return self.scatter / (self.n - 1)
+
+    def join(self, other: Moments) -> Moments:
+        """Moments of both streams together (Chan, Golub & LeVeque 1983); the order decides on the last digits."""
+        n, delta = self.n + other.n, other.mean - self.mean
+        weight = self.n * other.n / n
+        change = np.outer(delta, delta) if self.scatter.ndim == 2 else delta**2
+        return Moments(
+            n, self.mean + delta * (other.n / n), self.scatter + other.scatter + np.multiply(change, weight, out=change)
+        )
+
+
+def merge(partials: Iterable[Moments]) -> Moments:
+    """Join partial sums in the order of their blocks."""
+    return functools.reduce(Moments.join, partials)
 
 
 def accumulate(batches: Iterator[np.ndarray], width: int, *, full: bool) -> Moments:
@@ -99,11 +116,25 @@ def accumulate(batches: Iterator[np.ndarray], width: int, *, full: bool) -> Mome
     return Moments(n, mean, scatter)
 
 
-def _selected(store: Store, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Read only the selected rows, batch by batch."""
-    chosen = np.flatnonzero(rows)
-    for start in range(0, len(chosen), ROWS):
-        yield store.read(chosen[start : start + ROWS])
+def block_moments(store: Store, chosen: np.ndarray, number: int, *, full: bool) -> Moments:
+    """Moments of one block of the rows that are fitted on; `merge` joins those of all blocks.
+
+    Parameters
+    ----------
+    chosen
+        Positions of all rows that are fitted on, ascending.
+    number
+        Of the block, from 0 to ⌈len(chosen) / BLOCK⌉ − 1.
+    """
+    block = chosen[number * BLOCK : (number + 1) * BLOCK]
+    pieces = (store.read(_span(block[start : start + ROWS])) for start in range(0, len(block), ROWS))
+    return accumulate(pieces, store.shape[1], full=full)
+
+
+def _span(positions: np.ndarray) -> np.ndarray | slice:
+    """Neighbouring rows as a slice, which is read in one go."""
+    first, last = int(positions[0]), int(positions[-1]) + 1
+    return slice(first, last) if last - first == len(positions) else positions
 
 
 @dataclass(frozen=True)
@@ -276,7 +307,9 @@ def fit(store: Store, rows: np.ndarray, config: WhiteningConfig) -> Whitening:
         # Nothing is fitted here; ‖μ‖/‖σ‖ is only reported, and the card says of which rows.
         rows = (store.obs["split"] == "train").to_numpy() if "split" in store.obs else np.ones(n_all, dtype=bool)
         fitted_on = "nothing; mean_to_deviation is that of the training split, which has no control samples"
-    moments = accumulate(_selected(store, rows), width, full=config.method == "pca")
+    chosen, full = np.flatnonzero(rows), config.method == "pca"
+    blocks = range(max(1, -(-len(chosen) // BLOCK)))
+    moments = merge(block_moments(store, chosen, number, full=full) for number in blocks)
     spread = float(np.sqrt(moments.variances.sum()))
     card: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

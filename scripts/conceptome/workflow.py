@@ -8,24 +8,27 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from conceptome.config import Config, Run, Study
+from conceptome.config.archives import Archive
 from conceptome.config.dictionaries import SEEDLESS
 from conceptome.config.models import Whitening
 from conceptome.config.papers import Paper
+from conceptome.config.run import Baseline, Config, NullModel, Run, Study
 from conceptome.datasets import outputs
 from conceptome.dictionaries import METHODS
 from conceptome.enrichment.tables import TABLES
 from conceptome.errors import ConfigError
 from conceptome.explanations.tables import TABLES as EXPLANATIONS
 from conceptome.factorial import TABLES as FACTORIAL_TABLES
-from conceptome.measures.registry import MEASURES
+from conceptome.measures.registry import MEASURES, MODEL_READERS
 from conceptome.measures.tables import TABLES as CORE_TABLES
-from conceptome.models import MODELS
+from conceptome.models import MODELS, SCATTERED
 from conceptome.papers import quantities
 from conceptome.steering.tables import TABLES as STEERING
 
 MODALITY = {
     "h5ad": "matrix",
+    "image_crops": "images",
+    "image_fields": "images",
     "kang2018": "matrix",
     "profiles": "matrix",
     "proteins": "proteins",
@@ -67,7 +70,13 @@ class Plan:
         for name in self.needed_sources():
             if name not in sources:
                 raise ConfigError(f"source '{name}' is not in config/sources.yaml: add it there, or give a 'path'")
-        for name in {*self.dictionary_names(seedless=True)} & {*self.dictionary_names(seedless=False)}:
+        for name in {*self.dictionary_names(seedless=False)} & {*self.dictionary_names(seedless=False, together=True)}:
+            raise ConfigError(
+                f"dictionaries.{name}: one process trains it in one study and several in another: give one of them "
+                "another name"
+            )
+        seeded = {*self.dictionary_names(seedless=False), *self.dictionary_names(seedless=False, together=True)}
+        for name in {*self.dictionary_names(seedless=True)} & seeded:
             raise ConfigError(
                 f"dictionaries.{name}: one study fits it with seeds and another with a method without seeds "
                 f"({', '.join(SEEDLESS)}): give one of them another name"
@@ -113,6 +122,10 @@ class Plan:
         """The activation store of a model."""
         return f"{self.results}/activations/{self.model_home(dataset, model)}/{model}"
 
+    def scattered(self, dataset: str, model: str) -> bool:
+        """Whether a model can be run on parts of a data set: it is not fitted on it."""
+        return self.study(dataset).models[model].adapter in SCATTERED
+
     def whitening(self, dataset: str, name: str) -> Whitening:
         """A whitening of a study, or one that the factorial study adds to it."""
         factorial = self.config.run.factorial
@@ -135,7 +148,7 @@ class Plan:
         return list(names)
 
     def of_modality(self, modality: str) -> list[str]:
-        """Data sets of one modality (matrix, proteins, simulated)."""
+        """Data sets of one modality (matrix, proteins, images, simulated)."""
         return [name for name in self._studies if MODALITY[self.study(name).dataset.reader] == modality]
 
     def source_file(self, name: str) -> str:
@@ -145,11 +158,47 @@ class Plan:
     def dataset_inputs(self, dataset: str) -> dict[str, str]:
         """Input files of a data set's reader by their key in the study."""
         inputs = self.study(dataset).dataset.inputs
-        return {key: self.source_file(item.source) if item.source else item.path for key, item in inputs.items()}
+        return {
+            key: self.source_file(item.source)
+            if item.source
+            else item.path or f"{self.archive_folder(dataset, key)}/{item.archive.file()}"
+            for key, item in inputs.items()
+        }
+
+    def archives(self) -> list[tuple[str, str, Archive]]:
+        """Every (data set, input, request) that a public archive answers."""
+        return [
+            (dataset, name, item.archive)
+            for dataset, study in self._studies.items()
+            for name, item in study.dataset.inputs.items()
+            if item.archive and self.data_home(dataset) == dataset
+        ]
+
+    def archive_folder(self, dataset: str, name: str) -> str:
+        """Where the answer of a public archive lies, for one input of a data set."""
+        return f"{self.results}/archives/{dataset}/{name}"
+
+    def archive_images(self, dataset: str) -> list[str]:
+        """The folder of the images that came with a data set's table of fields (a list, so that a rule can take it)."""
+        item = self.study(dataset).dataset.inputs.get("load_data")
+        images = item is not None and getattr(item.archive, "content", None) == "images"
+        return [f"{self.archive_folder(dataset, 'load_data')}/images"] if images else []
 
     def own_files(self, dataset: str) -> list[str]:
         """Input files of a data set that no source retrieves: a user's own."""
         return [item.path for item in self.study(dataset).dataset.inputs.values() if item.path]
+
+    def image_files(self, dataset: str) -> list[str]:
+        """Image files that a table of fields names and that exist; the reader says which are missing."""
+        from conceptome.datasets.image_fields import files
+
+        config = self.study(dataset).dataset
+        if self.archive_images(dataset):
+            return []
+        table = self.dataset_inputs(dataset).get("load_data")
+        if not table or not Path(table).exists():
+            return []
+        return [str(path) for path in files(config, Path(table)) if path.exists()]
 
     def structures(self, dataset: str) -> list[str]:
         """Structure files of a data set's proteins: a user's own, in one folder."""
@@ -184,7 +233,8 @@ class Plan:
     def weights(self, dataset: str, model: str) -> list[str]:
         """The checkpoint folder of a model, when it has one (a list, so that a rule can take it as an input)."""
         entry = self.study(dataset).models[model]
-        return [self.source_file(entry.source)] if getattr(entry, "source", None) else self.own_weights(dataset, model)
+        source = [self.source_file(entry.source)] if getattr(entry, "source", None) else []
+        return source + self.own_weights(dataset, model)
 
     def weight_listings(self, dataset: str, model: str) -> list[str]:
         """The listing of a retrieved checkpoint folder: a change of its content is seen by it."""
@@ -192,19 +242,36 @@ class Plan:
         return [f"{self.source_file(source)}.sha256"] if source and self.sources[source].kind == "folder" else []
 
     def own_weights(self, dataset: str, model: str) -> list[str]:
-        """The checkpoint folder of a model when it is a user's own."""
-        path = getattr(self.study(dataset).models[model], "path", None)
-        return [path] if path else []
+        """The checkpoint folder of a model when it is a user's own, and the folder of its dictionaries."""
+        entry = self.study(dataset).models[model]
+        return [path for name in ("path", "dictionaries") if (path := getattr(entry, name, None))]
+
+    def measure_weights(self, dataset: str, model: str, measure: str) -> list[str]:
+        """The checkpoint of a model, for a further measure that runs it again; none for the others."""
+        return self.weights(dataset, model) if measure in MODEL_READERS else []
+
+    def measure_listings(self, dataset: str, model: str, measure: str) -> list[str]:
+        """The listing of that checkpoint, where it is a retrieved folder."""
+        return self.weight_listings(dataset, model) if measure in MODEL_READERS else []
+
+    def measure_model(self, dataset: str, model: str, measure: str) -> dict | None:
+        """The options of a model, for a further measure that runs it again."""
+        return self.study(dataset).models[model].model_dump(mode="json") if measure in MODEL_READERS else None
 
     def whitenings(self, dataset: str, model: str) -> list[str]:
-        """Whitenings that a model is taken through; a null model only through those it names."""
-        study = self.study(dataset)
-        return study.null_models[model].whitenings if model in study.null_models else list(study.whitenings)
+        """Whitenings that a model is taken through; a null model or a baseline only through those it names."""
+        narrowed = self._narrowed(dataset).get(model)
+        return narrowed.whitenings if narrowed else list(self.study(dataset).whitenings)
 
     def dictionaries(self, dataset: str, model: str) -> list[str]:
-        """Dictionaries that are learned on a model; on a null model only those it names."""
+        """Dictionaries that are learned on a model; on a null model or a baseline only those it names."""
+        narrowed = self._narrowed(dataset).get(model)
+        return narrowed.dictionaries if narrowed else list(self.study(dataset).dictionaries)
+
+    def _narrowed(self, dataset: str) -> Mapping[str, NullModel | Baseline]:
+        """Models that are taken through some whitenings and dictionaries only."""
         study = self.study(dataset)
-        return study.null_models[model].dictionaries if model in study.null_models else list(study.dictionaries)
+        return {**study.null_models, **study.baselines}
 
     def fits(self, dataset: str, model: str) -> list[tuple[str, int]]:
         """Every (dictionary, seed) of a model, in the configured order."""
@@ -215,14 +282,21 @@ class Plan:
         seedless = self.study(dataset).dictionaries[dictionary].method in SEEDLESS
         return self.config.run.seeds[:1] if seedless else self.config.run.seeds
 
-    def dictionary_names(self, *, seedless: bool) -> list[str]:
-        """Names of the dictionaries of all studies whose method does not (or does) depend on a seed."""
+    def processes(self, dataset: str, dictionary: str) -> int:
+        """Processes that train a dictionary together."""
+        return getattr(self.study(dataset).dictionaries[dictionary], "processes", 1)
+
+    def dictionary_names(self, *, seedless: bool, together: bool = False) -> list[str]:
+        """Names of the dictionaries of all studies whose method does not (or does) depend on a seed.
+
+        `together`: those that several processes train; else the others.
+        """
         return sorted(
             {
                 name
                 for study in self._studies.values()
                 for name, dictionary in study.dictionaries.items()
-                if (dictionary.method in SEEDLESS) == seedless
+                if (dictionary.method in SEEDLESS) == seedless and (getattr(dictionary, "processes", 1) > 1) == together
             }
         )
 
@@ -344,6 +418,11 @@ class Plan:
                 raise ConfigError(f"measures.{measure}.models names '{name}', which is not among the study's models")
         return [self.activations(dataset, name) for name in named if name != model]
 
+    def measure_files(self, dataset: str, measure: str) -> list[str]:
+        """Ontologies that a further measure's section names: a user's own files."""
+        section = getattr(self.study(dataset).measures, measure)
+        return [ontology.path for ontology in getattr(section, "ontologies", {}).values()]
+
     def figures(self) -> list[str]:
         """The configured figures that at least one study provides evidence for."""
         studies = self.config.studies.values()
@@ -381,7 +460,9 @@ class Plan:
             settings = self.config.run.factorial.model_dump(mode="json")
             return {name: {"factorial": settings} for name in self.datasets}
         return {
-            name: study.model_dump(mode="json", include={"null_models", "measures", "enrichment", *SECTIONS})
+            name: study.model_dump(
+                mode="json", include={"null_models", "baselines", "measures", "enrichment", *SECTIONS}
+            )
             for name, study in self.config.studies.items()
         }
 

@@ -562,6 +562,7 @@ def test_a_full_disk_while_a_record_is_written(tmp_path):
     assert done.stdout.splitlines() == ["exit 1", f"{place}/results/data/out.txt | no job wrote it", "again"]
 
 
+@pytest.mark.slow
 def test_a_path_with_spaces_quotes_and_unicode(finished, tmp_path):
     folder = tmp_path / """it's an "odd" näme 数据 100% [x]"""
     workspace = Workspace(folder)

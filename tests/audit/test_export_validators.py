@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from planted_run import plant
+from workspace import needs_index, tools
 
 from conceptome.__main__ import main
-from conceptome.provenance.closure import repository
 from conceptome.provenance.history import History
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -20,25 +20,10 @@ PROFILES = ["process-run-crate", "workflow-run-crate", "provenance-run-crate"]
 CONTEXT = "rocrate==0.9.0"  # the last release that carries the context of RO-Crate 1.1
 
 
-def needs_index(name, done, what):
-    """Skip where pip reaches no index that has a package; fail where it does and yet could not do its work."""
-    if done.returncode:
-        asked = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", os.devnull, name],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if "No matching distribution" in asked.stderr:
-            pytest.skip(f"pip cannot reach the package index, which has {name}")
-        pytest.fail(f"{what}: {done.stderr[-2000:]}")
-
-
 @pytest.fixture(scope="module")
 def python():
     """Python of .venv-validators, made from envs/validators.txt once."""
-    folder = repository() / ".venv-validators"
-    setup = ["bash", str(repository() / "scripts/setup_tools.sh"), sys.executable, str(folder), "envs/validators.txt"]
-    needs_index("roc-validator", subprocess.run(setup, capture_output=True, text=True), "envs/validators.txt")
-    return folder / "bin" / "python"
+    return tools("validators.txt", "roc-validator")
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
-from fake_records import write_record
+from fake_records import output, write_record
 from planted_run import CONTENT, SOURCE, plant
 
 from conceptome.__main__ import main
@@ -100,6 +101,7 @@ def test_a_file_has_the_same_address_in_a_crate_of_all_jobs_and_of_some(results,
     assert base(History(results)) == base(History(results).only([]))
 
 
+@pytest.mark.slow
 def test_the_code_in_the_crate_runs(opened, tmp_path):
     """What REPRODUCE.md says to do, as far as a test may go: without an environment of its own, and dry."""
     folder = tmp_path / "conceptome"
@@ -127,6 +129,64 @@ def test_a_changed_file_is_refused(results, tmp_path, capsys, name):
     assert str(results / name) in line
     assert "changed since it was recorded" in line
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.fixture
+def galleries(tmp_path):
+    """The planted run with a gallery beside its figure; gives the function that plants it for a source's terms."""
+
+    def make(**terms) -> Path:
+        folder = tmp_path / f"galleries{len(terms)}"
+        made = plant(folder, lock=sha256_file(repository() / "requirements.lock"))
+        raw = made["sources/raw data.csv"]
+        entry = {**SOURCE, "sha256": raw["sha256"], **terms}
+        names = [
+            "evidence/planted/pca/none/galleries.parquet",
+            "evidence/planted/pca/none/galleries_crops.parquet",
+            *(f"studies/small/figures/galleries/{name}" for name in ("galleries.svg", "galleries.csv", "caption.md")),
+        ]
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"galleries {name}")
+        *tables, svg, numbers, caption = (output(folder / name, Path(name).suffix[1:]) for name in names)
+        values = {"commit": {"id": None, "dirty": None, "diff": None}, "wildcards": {}}
+        values["lock"] = sha256_file(repository() / "requirements.lock")
+        jobs = [
+            {"rule": "retrieve", "parameters": {"entry": entry}, "outputs": [raw]},
+            {"rule": "measure_galleries", "inputs": [raw], "outputs": tables},
+            {"rule": "figure_galleries", "inputs": tables, "outputs": [svg, numbers, caption]},
+        ]
+        for number, job in enumerate(jobs, start=7):
+            times = {"started": 1.7e9 + 10 * number, "ended": 1.7e9 + 10 * number + 5}
+            write_record(folder, f"{number}-{job['rule']}", **job, **values, **times)
+        ledger.append(folder)
+        return folder
+
+    return make
+
+
+SHOWN = {"figures/galleries/galleries.svg", "tables/planted/pca/none/galleries_crops.parquet"}
+
+
+def test_what_shows_samples_that_may_not_be_passed_on_is_left_out(galleries, tmp_path):
+    numbers = release.write(galleries(redistribute=False), "small", tmp_path / "out")
+    assert numbers["left_out"] == len(SHOWN)
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
+    assert not SHOWN & found
+    assert {"figures/galleries/caption.md", "tables/planted/pca/none/galleries.parquet"} <= found
+    with zipfile.ZipFile(tmp_path / "out/crate.zip") as archive:
+        inside = archive.namelist()
+    assert "results/evidence/planted/pca/none/galleries.parquet" in inside
+    assert not [name for name in inside if name.endswith(("galleries.svg", "galleries_crops.parquet"))]
+    page = (tmp_path / "out/REPRODUCE.md").read_text().split("## Left out")[1]
+    assert all(name in page for name in SHOWN)
+
+
+def test_galleries_of_free_samples_are_released(galleries, tmp_path):
+    numbers = release.write(galleries(), "small", tmp_path / "out")
+    assert "left_out" not in numbers
+    assert all((tmp_path / "out" / name).is_file() for name in SHOWN)
+    assert "Left out" not in (tmp_path / "out/REPRODUCE.md").read_text()
 
 
 def test_an_edited_record_is_refused(results, tmp_path):

@@ -11,8 +11,7 @@ import pytest
 from fake_records import output, write_record
 from workspace import REPOSITORY, environment
 
-from conceptome.config import load, resolve
-from conceptome.config.run import read_yaml
+from conceptome.config.run import load, read_yaml, resolve
 from conceptome.errors import DataError
 from conceptome.files import read_json, sha256_file, write_json
 from conceptome.provenance import reproduce as module

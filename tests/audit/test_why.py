@@ -237,7 +237,7 @@ def test_many_fits_are_drawn_as_one(results, tmp_path, monkeypatch, capsys):
 def test_every_panel_of_every_figure_is_narrower_than_its_figure(finished, monkeypatch):
     import pandas as pd
 
-    from conceptome.config.run import FIGURES
+    from conceptome.config.evidence import FIGURES
     from conceptome.provenance import why
     from conceptome.provenance.history import History
 

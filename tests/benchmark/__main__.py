@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -123,9 +124,11 @@ class Run:
             traceback.print_exc()
             self.measured.left_out.append(f"{part} ({one_line(error)})")
 
-    def compare(self) -> None:
-        """The contests."""
+    def compare(self, keys: Container[str] | None = None) -> None:
+        """The contests; with `keys` those alone."""
         for contest in contests(self.quick):
+            if keys is not None and contest.key not in keys:
+                continue
             title = f"{contest.title}, {contest.sizes}"
             if self.late(title):
                 continue
@@ -147,8 +150,9 @@ class Run:
         )
         for name, result in results.items():
             if result.rates:
-                growth = f", {result.growth / 2**20:.0f} MiB more" if result.growth is not None else ""
-                say(f"  {name}: {result.median:,.0f} rows/s{growth} {result.reason}")
+                growth = f" ({result.growth / 2**20:.0f} MiB more)" if result.growth is not None else ""
+                took = f"{result.wall:.1f} s wall, {result.processor:.1f} s CPU, peak {result.peak / 2**20:,.0f} MiB"
+                say(f"  {name}: {result.median:,.0f} rows/s; {took}{growth} {result.reason}")
             elif result.reason != "does not offer this":
                 say(f"  {name}: left out: {result.reason}")
         return results
@@ -267,6 +271,48 @@ class Run:
         (RESULTS / "rates.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
         say(f"written: {page} ({self.clock.minutes:.1f} minutes)")
 
+    def embedding(self) -> None:
+        """Proteins through ESM-2 beside a plain loop of transformers, in a process of its own."""
+        if self.late("embedding"):
+            return
+        say(f"[{self.clock.minutes:.1f} min] embedding")
+        command = [sys.executable, str(Path(__file__).with_name("embedding.py")), f"--threads={self.measured.threads}"]
+        paths = os.pathsep.join([str(ROOT / "scripts"), str(ROOT / "kernels")])
+        # A missed bar is its exit status, and stands on the page; a run that failed has left no figures.
+        done = subprocess.run(
+            command + ["--quick"] * self.quick,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        if not done.stdout.strip():
+            raise RuntimeError((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+        self.measured.embedding = json.loads(done.stdout.strip().splitlines()[-1])
+        say(f"  {json.dumps(self.measured.embedding)}")
+
+    def residues(self) -> None:
+        """Residue enrichment at full size, in a process of its own, whose memory is then its own too."""
+        say(f"[{self.clock.minutes:.1f} min] residue enrichment")
+        paths = os.pathsep.join([str(ROOT / "scripts"), str(ROOT / "kernels")])
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("residues.py"))] + ["--quick"] * self.quick,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=1200,
+            check=False,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        if not done.stdout.strip():
+            raise RuntimeError(f"residues.py ended with code {done.returncode} and without figures")
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+        for part, what in (("whole_table", "whole table"), ("f1_of_all_pairs", "F1 of all pairs")):
+            wall, processor = found[f"seconds_{part}"], found[f"processor_seconds_{part}"]
+            say(f"  {what}: {wall:.1f} s wall, {processor:.1f} s CPU")
+        say(f"  peak {found['mebibytes']:,} MiB ({found['mebibytes_of_the_data']:,} of them held before, for the data)")
+        say(f"  {json.dumps(found)}")
+
     def close(self) -> None:
         """End every process."""
         for contestant in self.everybody.values():
@@ -293,6 +339,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the program itself")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every contestant (default: all cores)")
     parser.add_argument("--minutes", type=float, default=LIMIT_MINUTES, help="no part is begun after so many minutes")
+    keys = [contest.key for contest in contests(quick=True)]
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[*keys, "residues"],
+        help="these contests alone, or residue enrichment at full size; prints what they took and writes no page",
+    )
     arguments = parser.parse_args()
     if not available():
         raise SystemExit("error: there are no compiled kernels to measure: install a C++ compiler")
@@ -300,9 +353,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         run = Run(Path(folder), quick=arguments.quick, threads=arguments.threads, minutes=arguments.minutes)
         try:
+            if arguments.only:
+                # A failure ends such a run with its message: there is no page that could tell it.
+                if set(arguments.only) & set(keys):
+                    run.compare(arguments.only)
+                if "residues" in arguments.only:
+                    run.residues()
+                return
             run.attempt("the machine's limits", run.limits)
             run.attempt("the contests", run.compare)
             run.attempt("quality", run.quality)
+            run.attempt("embedding", run.embedding)
             run.attempt("rows against m and threads", run.sweeps)
             run.finish(page)
         finally:

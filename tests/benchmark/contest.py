@@ -34,11 +34,18 @@ class LostError(Exception):
 
 @dataclass
 class Result:
-    """Rows per second of each round, and memory growth in bytes; or why there are none."""
+    """Rows per second of each round, and memory growth in bytes; or why there are none.
+
+    Beside them what the timed rounds took together, in seconds of the clock (`wall`) and of all processors, and the
+    most memory (`peak`, bytes) that the process has ever held: its libraries, and what it did before, included.
+    """
 
     rates: list[float] = field(default_factory=list)
     growth: int | None = None
     reason: str = ""
+    wall: float = 0.0
+    processor: float = 0.0
+    peak: int = 0
 
     @property
     def median(self) -> float:
@@ -218,7 +225,10 @@ def compete(
             time.sleep(PAUSE_SECONDS)
             try:
                 done, _ = contestant.ask(do="round", seconds=seconds)
-                results[contestant.name].rates.append(done["rows"] / done["seconds"])
+                result = results[contestant.name]
+                result.rates.append(done["rows"] / done["seconds"])
+                result.wall, result.processor = result.wall + done["seconds"], result.processor + done["processor"]
+                result.peak = max(result.peak, done["peak"])
             except LostError as lost:
                 results[contestant.name].reason = str(lost)
     for contestant in present:

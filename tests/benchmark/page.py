@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import embedding
 import pandas as pd
 from bars import (
     BARS,
@@ -50,6 +51,7 @@ class Measured:
     sizes: pd.DataFrame | None = None
     scaling: pd.DataFrame | None = None
     quality: pd.DataFrame | None = None
+    embedding: dict[str, Any] | None = None
     left_out: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     minutes: float = math.nan
@@ -221,13 +223,15 @@ def write(measured: Measured, path: Path) -> None:
     ]
     for contest, results in measured.contests:
         lines += contest_lines(contest, results)
+    if measured.embedding is not None:
+        lines += ["", "## Embedding", "", *embedding.lines(measured.embedding)]
     if measured.sizes is not None:
         lines += ["", "## Against the number of atoms", "", "![Rows per second against m](performance_m.svg)"]
     if measured.scaling is not None:
         lines += ["", "## Against threads", "", "![Rows per second against threads](performance_threads.svg)"]
     if measured.quality is not None:
         lines += ["", "## Quality at equal rows seen", "", *quality_lines(measured.quality)]
-    lines += ["", "## What is measured", "", *NOTES]
+    lines += ["", LARGE, "", "## What is measured", "", *NOTES]
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -248,6 +252,10 @@ def quality_lines(quality: pd.DataFrame) -> list[str]:
     ]
 
 
+LARGE = (
+    "Data larger than memory, and what a study takes at another size: [performance_scale.md](performance_scale.md), "
+    "written by `make benchmark-scale`."
+)
 NOTES = (
     "- Data for timing: simulated Zipf superposition of 2,000 unit features, 24 active, 5 % noise.",
     "- A training step is forward, backward with the auxiliary loss for dead atoms (no atom is dead yet), unit atoms, "

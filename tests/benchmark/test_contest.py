@@ -43,6 +43,9 @@ def test_everybody_takes_turns_and_who_cannot_is_named(field, rows):
     everybody = field("fast", "slow", "broken", "mortal", "absent", "nowhere")
     results = compete("train topk", everybody, SETTING, rows, threads=1, rounds=3, seconds=0.0)
     assert len(results["fast"].rates) == len(results["slow"].rates) == 3
+    # What the rounds took: a sleeping contestant takes time and no processor, and every process holds some memory.
+    assert results["slow"].wall > results["slow"].processor >= 0
+    assert results["slow"].peak > 2**20
     assert results["fast"].median > results["slow"].median
     assert results["broken"].reason == "ValueError: cannot be built"
     assert results["absent"].reason == "ModuleNotFoundError: No module named 'absent'"

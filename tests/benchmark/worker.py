@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import os
+import resource
 import sys
 import time
 import traceback
@@ -172,10 +173,11 @@ def serve(offer: Callable[[], Works], threads: Callable[[int], None]) -> None:
                 del made
                 answer({"before": before, "arrays": built.arrays})
             elif request["do"] == "round":
-                rows, start = 0, time.perf_counter()
+                rows, start, processor = 0, time.perf_counter(), time.process_time()
                 while not rows or time.perf_counter() - start < request["seconds"]:
                     rows += built.call()
-                answer({"rows": rows, "seconds": time.perf_counter() - start})
+                took = {"seconds": time.perf_counter() - start, "processor": time.process_time() - processor}
+                answer({"rows": rows, **took, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss})
             elif request["do"] == "drop":
                 built = None
                 gc.collect()

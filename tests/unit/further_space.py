@@ -14,7 +14,7 @@ class Rows:
     """Activations in memory, read like a store."""
 
     def __init__(self, X, obs):
-        self._X, self.obs, self.shape = X, obs, X.shape
+        self._X, self.obs, self.shape, self.card = X, obs, X.shape, {}
 
     def read(self, rows=None):
         return self._X if rows is None else self._X[rows]

@@ -37,7 +37,7 @@ def plain_space(x, fits=(), *, split=None, groups=None, labels=None, columns=Non
     )
     loaded = {
         (name, seed): (
-            SimpleNamespace(atoms=np.asarray(atoms, dtype=np.float32), card={"method": name}),
+            SimpleNamespace(atoms=np.asarray(atoms, dtype=np.float32), bias=np.float32(0), card={"method": name}),
             SimpleNamespace(to_scipy=lambda codes=codes: sparse.csr_matrix(codes, dtype=np.float32)),
         )
         for name, seed, atoms, codes in fits

@@ -73,6 +73,57 @@ def test_a_planted_class_is_found():
     assert found >= POWER * draws
 
 
+def plates(rng, groups=24, m=12, shift=None):
+    """Wells of plates of unequal size, each of which has its own rate of activity for every atom.
+
+    Returns codes (n, m), and the plate of each well; `shift` (groups,) moves the rate of atom 4.
+    """
+    plate = np.repeat(np.arange(groups), rng.integers(6, 20, groups))
+    level = 0.9 * rng.standard_normal((groups, m)) - 0.8
+    level[:, 4] += 0.0 if shift is None else shift
+    # One atom is active on three plates only.
+    level[3:, 0] = -9.0
+    rate = stats.norm.cdf(level)[plate]
+    codes = rng.gamma(2, 1, rate.shape) * (rng.random(rate.shape) < rate)
+    return sparse.csr_matrix(codes.astype(np.float32)), plate
+
+
+def of_plates(kind, plate):
+    """A label that is constant in every plate."""
+    groups = np.array([f"p{g:02d}" for g in plate])
+    return Label("kind", "biological", np.arange(len(plate)), groups, kind[plate], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("balanced", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_labels_permuted_between_groups_are_no_discovery(balanced):
+    rng = np.random.default_rng([9, balanced])
+    codes, plate = plates(rng)
+    kind = np.arange(24) % 3 if balanced else np.repeat([0, 1, 2], [16, 5, 3])
+    counts = {"group": 0, "sample": 0}
+    for draw in range(PERMUTATIONS):
+        moved = of_plates(rng.permutation(kind), plate)
+        for unit in counts if draw < 40 else ["group"]:
+            config = FAST if unit == "group" else FAST.model_copy(update={"label_unit": unit})
+            table = enrich_labels(codes, [moved], np.zeros(len(plate), dtype=bool), config)
+            assert set(table["unit"]) == {unit}
+            counts[unit] += bool((table[["q", "q_fisher"]] < LEVEL).any(axis=None))
+    assert counts["group"] <= MOST
+    # Wells taken as independent are discoveries nearly always.
+    assert counts["sample"] > 30
+
+
+def test_a_planted_class_of_plates_is_found():
+    rng = np.random.default_rng(10)
+    draws, found = 50, 0
+    kind = np.arange(24) % 3
+    for _ in range(draws):
+        codes, plate = plates(rng, shift=np.where(kind == 1, 2.0, 0.0))
+        table = enrich_labels(codes, [of_plates(kind, plate)], np.zeros(len(plate), dtype=bool), FAST)
+        row = table[(table["atom"] == 4) & (table["term"] == "b")].iloc[0]
+        found += bool(row["q"] < LEVEL and row["auroc"] > 0.5)
+    assert found >= POWER * draws
+
+
 @pytest.fixture(scope="module")
 def cells():
     """Cells with modules of co-expressed genes: correlated genes are what makes naive tests fail."""

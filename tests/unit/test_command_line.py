@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conceptome.__main__ import main
-from conceptome.config import Config
+from conceptome.config.run import Config
 from conceptome.provenance.closure import repository
 
 

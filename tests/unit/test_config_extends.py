@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conceptome.config import resolve
+from conceptome.config.run import resolve
 from conceptome.errors import ConfigError
 from conceptome.provenance.configuration import write_as_files
 from conceptome.sources import load_sources
@@ -90,3 +90,10 @@ def test_gene_sets_and_an_ontology_of_ones_own_are_inputs(folder):
     assert found.ontology("kang2018") == ["go.obo"]
     assert found.own_terms("kang2018") == ["tf.gmt", "go.obo"]
     assert "tf.gmt" not in found.needed_sources()
+
+
+def test_an_ontology_of_a_measure_is_its_input(folder):
+    absorption = {"ontologies": {"cell_type_transferred": {"path": "cl.obo", "relations": ["is_a", "part_of"]}}}
+    found = plan(folder, "kang2018", override={"kang2018": {"measures": {"absorption": absorption, "spread": {}}}})
+    assert found.measure_files("kang2018", "absorption") == ["cl.obo"]
+    assert found.measure_files("kang2018", "spread") == []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conceptome.config import resolve
+from conceptome.config.run import resolve
 from conceptome.errors import ConfigError
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from conceptome.config import parse
-from conceptome.config.datasets import Split
+from conceptome.config.base import rebuild
+from conceptome.config.datasets import Dataset, Split
 from conceptome.datasets import assign_splits, load, prepare
 from conceptome.errors import DataError
 
@@ -34,8 +34,8 @@ def write(path, counts, *, ids=None, symbols=None, layer="counts"):
 
 
 def config(**keys):
-    return parse(
-        "dataset",
+    return rebuild(
+        Dataset,
         {
             "reader": "h5ad",
             "title": "t",

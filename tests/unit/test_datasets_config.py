@@ -1,6 +1,7 @@
 import pytest
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.datasets import Dataset
 from conceptome.datasets import READERS, outputs
 
 BASE = {"title": "t", "inputs": {}}
@@ -18,7 +19,7 @@ BASE = {"title": "t", "inputs": {}}
 )
 def test_inputs_and_labels_are_checked_early(keys, message):
     with pytest.raises(ValueError, match=message):
-        parse("dataset", BASE | keys)
+        rebuild(Dataset, BASE | keys)
 
 
 def test_every_reader_says_what_it_writes():

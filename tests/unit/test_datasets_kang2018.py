@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.datasets import Dataset
 from conceptome.datasets import kang2018, load, prepare
 from conceptome.errors import DataError
 
@@ -57,8 +58,8 @@ def files(tmp_path, monkeypatch):
 
 
 def config(**keys):
-    return parse(
-        "dataset",
+    return rebuild(
+        Dataset,
         {
             "reader": "kang2018",
             "title": "t",

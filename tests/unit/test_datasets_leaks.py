@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from conceptome.config import parse
-from conceptome.config.datasets import Homology
+from conceptome.config.base import rebuild
+from conceptome.config.datasets import Dataset, Homology
 from conceptome.datasets import homology, load, prepare
 from conceptome.datasets.scaffolds import scaffolds
 from conceptome.errors import DataError
@@ -44,7 +44,7 @@ def proteins(tmp_path, sequences, name="out", **keys):
     (tmp_path / "s.fasta").write_text("".join(f">{key}\n{value}\n" for key, value in sequences.items()))
     inputs = {"sequences": tmp_path / "s.fasta", "annotations": tmp_path / "a.csv"}
     base = {"reader": "proteins", "title": "t", "inputs": {key: {"path": str(path)} for key, path in inputs.items()}}
-    prepare(parse("dataset", {**base, "min_proteins_per_concept": 1, **keys}), inputs, tmp_path / name)
+    prepare(rebuild(Dataset, {**base, "min_proteins_per_concept": 1, **keys}), inputs, tmp_path / name)
     return load(tmp_path / name)
 
 
@@ -190,7 +190,7 @@ def wells(tmp_path, name="out", **keys):
         "control": {"column": "compound", "values": ["DMSO"]},
         "labels": {"compound": {}, "plate": {"role": "technical"}},
     }
-    prepare(parse("dataset", {**base, **keys}), {"wells": tmp_path / "w.csv"}, tmp_path / name)
+    prepare(rebuild(Dataset, {**base, **keys}), {"wells": tmp_path / "w.csv"}, tmp_path / name)
     return load(tmp_path / name)
 
 
@@ -247,7 +247,7 @@ def test_cells_are_split_by_donor_where_there_is_one(tmp_path):
     cells.write_h5ad(tmp_path / "c.h5ad")
     keys = {"counts": "X", "group": "donor", "quality_control": {"min_genes": 1, "min_cells": 1}}
     base = {"reader": "h5ad", "title": "t", "inputs": {"h5ad": {"path": "c.h5ad"}}, **keys}
-    prepare(parse("dataset", base), {"h5ad": tmp_path / "c.h5ad"}, tmp_path / "out")
+    prepare(rebuild(Dataset, base), {"h5ad": tmp_path / "c.h5ad"}, tmp_path / "out")
     dataset = load(tmp_path / "out")
     assert (dataset.obs.groupby("group")["split"].nunique() == 1).all()
     assert dataset.obs["group"].tolist() == donors

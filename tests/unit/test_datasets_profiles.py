@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.datasets import Dataset
 from conceptome.datasets import load, prepare
 from conceptome.errors import DataError
 
@@ -32,8 +33,8 @@ def wells(seed=0, plates=6):
 
 
 def config(**keys):
-    return parse(
-        "dataset",
+    return rebuild(
+        Dataset,
         {
             "reader": "profiles",
             "title": "t",

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.datasets import Dataset
 from conceptome.datasets import load, prepare, proteins, uniprot
 from conceptome.errors import DataError
 
@@ -39,7 +40,7 @@ ROWS = [
 def config(**keys):
     inputs = {"sequences": {"path": "s"}, "annotations": {"path": "a"}}
     base = {"reader": "proteins", "title": "t", "inputs": inputs, "min_proteins_per_concept": 1}
-    return parse("dataset", {**base, **keys})
+    return rebuild(Dataset, {**base, **keys})
 
 
 def run(tmp_path, sequences, rows, name="out", **keys):

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from conceptome.config import parse
+from conceptome.config.base import rebuild
+from conceptome.config.datasets import Dataset
 from conceptome.datasets import load, outputs, prepare
 
 
 def run(tmp_path, reader, name="out", **keys):
-    prepare(parse("dataset", {"reader": reader, "title": "t", **keys}), {}, tmp_path / name)
+    prepare(rebuild(Dataset, {"reader": reader, "title": "t", **keys}), {}, tmp_path / name)
     return load(tmp_path / name)
 
 

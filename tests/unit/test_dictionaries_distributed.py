@@ -15,12 +15,15 @@ from planted import mixture
 import conceptome_kernels
 from conceptome.activations import write_store
 from conceptome.config.dictionaries import OPTIONS
-from conceptome.dictionaries import fit, load
+from conceptome.config.models import Whitening as WhiteningConfig
+from conceptome.dictionaries import fit, learn, load
 from conceptome.dictionaries.distributed import Alone, Group, main
 from conceptome.dictionaries.topk import ExplicitTrainer, KernelTrainer, TorchTrainer, new_trainer
 from conceptome.dictionaries.training import Adam, random_atoms
-from conceptome.errors import ConfigError
+from conceptome.errors import ConfigError, DataError
+from conceptome.whitening import fit as fit_whitening
 
+FILES = ("dictionary.safetensors", "card.json")
 X = mixture()[0]
 KERNELS = pytest.mark.skipif(not conceptome_kernels.available(), reason="no compiled kernels")
 # Atoms die and AuxK works: its loss is divided by the residual of all processes' rows.
@@ -192,33 +195,76 @@ def test_a_method_that_does_not_share_what_it_learns_is_refused(monkeypatch):
         fit("ksvd", X[:500], m=32, k=4, steps=2)
 
 
-@pytest.mark.slow
-def test_a_process_that_is_killed_is_started_again_and_the_bytes_are_the_same(store, tmp_path):
-    options = OPTION | {"steps": 400, "checkpoint_every": 20, "checkpoint_seconds": 0}
-    assert in_two_processes("topk", store, tmp_path / "whole", options).returncode == 0
-    state = tmp_path / "state" / "seed0.safetensors"
+def test_as_many_processes_as_the_configuration_asks_for():
+    with pytest.raises(ConfigError, match=r"asks for 2 processes and has 1: learn it by the workflow"):
+        fit("topk", X[:500], m=32, k=4, steps=2, processes=2)
+    with pytest.raises(ConfigError, match=r"'batch_size' .* must be a multiple of 'processes'"):
+        fit("topk", X[:500], m=32, k=4, batch_size=33, processes=2)
+    assert "processes" not in fit("topk", X[:500], m=32, k=4, steps=2).card["options"]
+
+
+def killed_once(state):
+    """Wait for the checkpoint, then kill one of the processes of a training; gives a list that gets its number."""
     killed = []
 
     def kill_one():
         while not state.exists():
             time.sleep(0.01)
-        workers = [
+        mark = {"conceptome.dictionaries.distributed", "torch.distributed.run"}
+        found = [
             process
             for process in psutil.Process().children(recursive=True)
-            if {"conceptome.dictionaries.distributed"}
-            == set(process.cmdline())
-            & {
-                "conceptome.dictionaries.distributed",
-                "torch.distributed.run",
-            }
+            if {"conceptome.dictionaries.distributed"} == set(process.cmdline()) & mark
         ]
-        workers[0].kill()
-        killed.append(workers[0].pid)
+        found[0].kill()
+        killed.append(found[0].pid)
 
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
+    threading.Thread(target=kill_one, daemon=True).start()
+    return killed
+
+
+@pytest.mark.slow
+def test_learning_by_two_processes_survives_the_death_of_one(store, tmp_path):
+    options = OPTION | {"steps": 400, "checkpoint_every": 20, "checkpoint_seconds": 0, "processes": 2}
+    fitted = fit_whitening(store, np.ones(len(X), dtype=bool), WhiteningConfig(method="pca"))
+    killed = killed_once(tmp_path / "again" / "processes0" / "seed0.safetensors")
+    made = []
+    for name in ("again", "whole"):
+        rows = np.arange(len(X)) % 5 > 0
+        [(dictionary, codes)] = learn(
+            "topk", store, fitted, rows=rows, seeds=[0], threads=2, checkpoint=tmp_path / name, **options
+        )
+        dictionary.save(tmp_path / f"{name}.dictionary")
+        assert not (tmp_path / name).exists()
+        assert dictionary.card["options"]["processes"] == 2
+        made.append([(tmp_path / f"{name}.dictionary" / file).read_bytes() for file in FILES])
+        made[-1].append(codes.to_scipy().toarray().tobytes())
+    assert killed
+    assert made[0] == made[1]
+
+
+def test_what_a_process_complains_of_is_the_error(store, tmp_path, monkeypatch):
+    whitening = fit_whitening(store, np.ones(len(X), dtype=bool), WhiteningConfig(method="none"))
+    told = [sys.executable, "-c", "import sys; sys.exit('error: lower learning_rate')"]
+    started = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: started(told, **rest))
+    with pytest.raises(DataError, match=r"^lower learning_rate$"):
+        list(
+            learn(
+                "topk", store, whitening, rows=np.ones(len(X), dtype=bool), seeds=[0], checkpoint=tmp_path / "state",
+                processes=2, **OPTION,
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_started_again_and_the_bytes_are_the_same(store, tmp_path):
+    options = OPTION | {"steps": 400, "checkpoint_every": 20, "checkpoint_seconds": 0}
+    assert in_two_processes("topk", store, tmp_path / "whole", options).returncode == 0
+    state = tmp_path / "state" / "seed0.safetensors"
+    killed = killed_once(state)
     done = in_two_processes("topk", store, tmp_path / "again", options, "--checkpoint", str(tmp_path / "state"))
     assert killed
     assert done.returncode == 0, done.stderr
-    for file in ("dictionary.safetensors", "card.json"):
+    for file in FILES:
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from planted import fvu, mixture
 
-from conceptome.config.run import parse
+from conceptome.config.base import rebuild
+from conceptome.config.dictionaries import Dictionary as Options
 from conceptome.dictionaries import fit, load
 from conceptome.dictionaries.encoders import ENCODERS, encode, matching_pursuit
 from conceptome.dictionaries.pursuit import plan
@@ -140,7 +141,7 @@ def test_icfl_takes_the_columns_it_is_told():
 
 
 def test_the_configuration_knows_the_keys():
-    options = parse("dictionary", {"method": "icfl", "encoder": "mp", "encoder_k": 8})
+    options = rebuild(Options, {"method": "icfl", "encoder": "mp", "encoder_k": 8})
     assert (options.encoder, options.encoder_k, options.budget) == ("mp", 8, 32)
 
 

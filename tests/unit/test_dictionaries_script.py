@@ -87,7 +87,8 @@ def test_a_failed_job_leaves_the_states_of_its_trainings_and_the_next_one_takes_
         patched.setattr(Codes, "save", full_disk)
         with pytest.raises(SystemExit):
             run(results, dictionary, [0, 3], "b")
-    assert [path.name for path in (results / "checkpoints" / "b").iterdir()] == ["seed0.safetensors"]
+    kept = sorted(path.name for path in (results / "checkpoints" / "b").iterdir())
+    assert kept == ["seed0.previous.safetensors", "seed0.safetensors"]
     again = run(results, dictionary, [0, 3], "b")
     for one, other in zip(expected, again, strict=True):
         for file in ("dictionary.safetensors", "card.json", "codes.parquet"):

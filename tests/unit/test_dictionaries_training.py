@@ -33,6 +33,7 @@ METHODS = {
 SMALL_BUFFER = {"buffer_mb": 1}
 
 # Trains and saves; dies by its own hand at the named moment: "step:7", or "before:3" or "after:3" the third renaming.
+# At "asked:7" it asks itself to end, as a scheduler does.
 SCRIPT = """
 import json, logging, os, signal, sys
 import numpy as np
@@ -42,6 +43,7 @@ from conceptome.dictionaries import fit, training
 data, folder, output, name, options, moment = sys.argv[1:]
 logging.basicConfig(level=logging.INFO)
 calls = {"step": 0, "before": 0, "after": 0}
+asked = int(moment.removeprefix("asked:")) if moment.startswith("asked:") else 0
 
 def reached(what):
     calls[what] += 1
@@ -50,6 +52,8 @@ def reached(what):
 
 def count(loop, *arguments, plain=training.Loop.count):
     reached("step")
+    if calls["step"] == asked:
+        os.kill(os.getpid(), signal.SIGTERM)
     plain(loop, *arguments)
 
 def replace(*arguments, plain=os.replace):
@@ -99,7 +103,80 @@ def test_killed_and_started_again_gives_the_same_bytes(store, tmp_path, name, bu
     assert "going on from step 56 of" in done.stderr
     for file in ("dictionary.safetensors", "card.json"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "uninterrupted" / file).read_bytes()
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["seed3.safetensors"]
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"seed3.safetensors", "seed3.previous.safetensors"}
+
+
+def test_a_training_that_is_asked_to_end_writes_its_state_first(store, tmp_path):
+    # No state is due in 60 steps: the one that the next training goes on from was written because of the signal.
+    options = METHODS["topk"] | {"checkpoint_every": 1000}
+    fit("topk", store, seed=3, threads=1, **options).save(tmp_path / "uninterrupted")
+    done = run(store, tmp_path / "state", tmp_path / "asked", "topk", options, "asked:7")
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "stopped at step 7" in done.stderr
+    assert not (tmp_path / "asked").exists()
+    done = run(store, tmp_path / "state", tmp_path / "asked", "topk", options)
+    assert "going on from step 7 of" in done.stderr
+    for file in ("dictionary.safetensors", "card.json"):
+        assert (tmp_path / "asked" / file).read_bytes() == (tmp_path / "uninterrupted" / file).read_bytes()
+
+
+def test_all_of_a_shared_pass_end_when_asked(store, tmp_path):
+    """And whoever would have taken SIGTERM gets it afterwards: the job's record, say."""
+
+    class Told(Exception):
+        pass
+
+    def tell(number, frame):
+        raise Told
+
+    def ask(done, steps):
+        if done == 100:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = METHODS["topk"] | {"steps": 100} | OFTEN
+    fits = [("topk", options, seed) for seed in (0, 1)]
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        with pytest.raises(Told):
+            fit_many(fits, store, threads=1, memory_limit=10, checkpoint=tmp_path, progress=ask)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    again = fit_many(fits, store, threads=1, memory_limit=10, checkpoint=tmp_path)
+    for one, other in zip(again, fit_many(fits, store, threads=1, memory_limit=10), strict=True):
+        np.testing.assert_array_equal(one.atoms, other.atoms)
+
+
+@pytest.mark.parametrize("harm", ["a bit is flipped", "cut short"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, caplog, harm):
+    def damage(path):
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content[: -100 if harm == "cut short" else None])
+
+    def train():
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            dictionary = fit("topk", X, seed=3, threads=1, checkpoint=tmp_path, **METHODS["topk"] | OFTEN)
+        np.testing.assert_array_equal(dictionary.atoms, uninterrupted.atoms)
+        return caplog.text
+
+    uninterrupted = fit("topk", X, seed=3, threads=1, **METHODS["topk"])
+    last, previous = (tmp_path / f"seed3{word}.safetensors" for word in ("", ".previous"))
+    train()
+    damage(last)
+    said = train()
+    assert f"checkpoint {last} cannot be read" in said
+    assert f"going on from step 56 of {previous}" in said
+    # The good one was not displaced by the damaged one.
+    last.unlink()
+    assert f"going on from step 56 of {previous}" in train()
+    damage(last)
+    damage(previous)
+    said = train()
+    assert f"checkpoint {last} cannot be read" in said
+    assert f"checkpoint {previous} cannot be read" in said
+    assert "training starts anew" in said
+    assert "going on from" not in said
 
 
 def test_a_checkpoint_of_something_else_is_left_alone_with_a_line(tmp_path, caplog):

@@ -171,6 +171,8 @@ def test_p_and_q_stand_in_log_space_for_every_test(cells):
     assert top["log10_p_naive"] < top["log10_p_camera"] < -2
     assert (top["ora_genes"], top["ora_overlap"]) == (100, 30)
     assert top["ora_odds"] > 100
+    assert top["ora_odds"] > top["ora_odds_low"] > 20
+    assert top["ora_odds_high"] > top["ora_odds"]
     assert top["log10_p_ora"] == pytest.approx(np.log10(2 * stats.hypergeom.sf(29, G, 30, 100)))
 
 

@@ -105,6 +105,27 @@ def test_numbers_agree_with_scipy(samples):
         assert row["log10_" + name] == pytest.approx(np.log10(row[name]))
 
 
+def test_the_unit_follows_the_label(samples):
+    obs, _, codes = samples
+    plates = obs["group"].str[5:].astype(int)
+    obs = obs.assign(side=np.where(plates % 2, "left", "right"), mostly=np.where(plates % 2, "left", "right"))
+    obs.loc[obs.index[::25], "mostly"] = "left"
+    described = {name: {"kind": "categorical"} for name in ("side", "mostly", "kind")}
+    labels = choose(obs, {"labels": described}, config(labels=["side", "mostly", "kind"]))
+    train = (obs["split"] == "train").to_numpy()
+    matrix = sparse.csr_matrix(codes.astype(np.float32))
+    table = enrich_labels(matrix, labels, train, config())
+    assert dict(zip(table["label"], table["unit"])) == {"side": "group", "mostly": "group", "kind": "sample"}
+    assert set(table["n_groups"]) == {10}
+    # Ten plates, five on either side: no p below 2 of 252 ways.
+    assert table.loc[table["label"] == "side", "p"].min() >= 2 / 252 - 1e-12
+    for unit in ("group", "sample"):
+        assert set(enrich_labels(matrix, labels, train, config(label_unit=unit))["unit"]) == {unit}
+    # Where every sample is its own group there is nothing to move together.
+    single = choose(obs.assign(group=obs.index), {"labels": described}, config(labels=["side"]))
+    assert set(enrich_labels(matrix, single, train, config())["unit"]) == {"sample"}
+
+
 def test_an_ordinal_label_is_a_trend(samples):
     obs, card, codes = samples
     rng = np.random.default_rng(1)
@@ -124,6 +145,11 @@ def test_an_ordinal_label_is_a_trend(samples):
     assert (table.loc[[0, 1], "q"] < 0.001).all()
     assert (table.loc[[2, 3, 4], "q"] > 0.05).all()
     assert np.log10(table["q"]).to_numpy() == pytest.approx(table["log10_q"].to_numpy())
+    assert set(table["statistic"]) == {"spearman"}
+    pairs = enrich_trends(sparse.csr_matrix(codes.astype(np.float32)), labels, config(trend="kendall"))
+    assert set(pairs["statistic"]) == {"kendall"}
+    by_hand = stats.kendalltau(codes[labels[0].rows, 0].astype(np.float32), dose[labels[0].rows]).statistic
+    assert pairs["effect"].iloc[0] == pytest.approx(by_hand)
     assert choose_ordinal(obs.assign(dose=1.0), card, config()) == []
 
 

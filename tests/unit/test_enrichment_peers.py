@@ -81,7 +81,7 @@ def test_over_representation_is_gseapys(compared):
 def test_over_representation_is_decouplers(compared):
     association, sets, theirs = compared
     overlap = top_overlap(association, sets, CHOSEN)
-    odds = ora_odds(overlap, sets.n_overlap, GENES, CHOSEN)
+    odds, _, _ = ora_odds(overlap, sets.n_overlap, GENES, CHOSEN)
     np.testing.assert_allclose(np.log(odds), theirs["decoupler_ora"], rtol=1e-5, atol=1e-5)
     # Its p is two-sided, and adjusted over the sets of an atom.
     for atom in range(ATOMS):

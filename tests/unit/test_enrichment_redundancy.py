@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from conceptome.datasets.ontology import read_ontology
 from conceptome.enrichment.gmt import index_sets
-from conceptome.enrichment.redundancy import cluster, clusters_of, kappa, read_ontology, related
+from conceptome.enrichment.redundancy import cluster, clusters_of, kappa, related
 from conceptome.errors import DataError
 
 GENES = [f"G{i}" for i in range(60)]

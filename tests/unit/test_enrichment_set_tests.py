@@ -150,7 +150,7 @@ def test_naive_and_over_representation_agree_with_scipy(correlated):
     naive = naive_log10_p(effects, sets, G)
     overlap = top_overlap(association, sets, 40)
     log10_p = ora_log10_p(overlap, sets, G, 40)
-    odds = ora_odds(overlap, sets.n_overlap, G, 40)
+    odds, low, high = ora_odds(overlap, sets.n_overlap, G, 40, 0.9)
     for a in range(3):
         top = set(np.argsort(-association[a])[:40])
         for s in (0, 9, 15):
@@ -164,6 +164,8 @@ def test_naive_and_over_representation_agree_with_scipy(correlated):
             assert 10 ** log10_p[a, s] == pytest.approx(stats.fisher_exact(table, "greater").pvalue)
             half = table + 0.5
             assert odds[a, s] == pytest.approx(half[0, 0] * half[1, 1] / (half[0, 1] * half[1, 0]))
+            reach = stats.norm.ppf(0.95) * np.sqrt((1 / half).sum())
+            assert np.log([low[a, s], high[a, s]]) == pytest.approx(np.log(odds[a, s]) + np.array([-reach, reach]))
 
 
 def test_equal_values_keep_their_order():

@@ -17,9 +17,9 @@ import yaml
 from scipy import sparse
 
 from conceptome.codes import Codes
-from conceptome.config import resolve
 from conceptome.config.evidence import Enrichment
 from conceptome.config.explanations import Explainer, Explanations
+from conceptome.config.run import resolve
 from conceptome.errors import ConfigError, DataError
 from conceptome.explanations import TABLES, explain, headline, write
 from conceptome.explanations.claims import Activity, Claims, balanced_accuracy, choose, make_claims, overlap

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from conceptome.config import Config, load
 from conceptome.config.factorial import Factorial
+from conceptome.config.run import Config, load
 from conceptome.dictionaries import fit
 from conceptome.errors import ConfigError, DataError
 from conceptome.factorial import endpoints

@@ -13,7 +13,8 @@ import pytest
 from fake_job import fake_job
 
 import conceptome.figures
-from conceptome.config import FIGURES, Run
+from conceptome.config.evidence import FIGURES
+from conceptome.config.run import Run
 from conceptome.errors import ConfigError, DataError
 from conceptome.figures import TABLES, captions, draw, gene_sets, panels, style
 from conceptome.files import write_json, write_parquet
@@ -27,8 +28,8 @@ SHOWN = {
     "probes": ["balanced_accuracy", "low", "high", "null"],
     "labels": ["auroc"],
     "gene_sets": ["effect", "correlation"],
-    "residues": ["count", "f1", "neuron_f1"],
-    "stability": ["share", "mean_cosine", "coherence"],
+    "residues": ["count", "f1", "neuron_f1", "near"],
+    "stability": ["share", "mean_cosine", "coherence", "coherence_null"],
     "recovery": ["best_correlation", "share"],
     "coverage": ["f1", "low", "high", "null", "in_sample"],
     "absorption": ["absorbed", "low", "high", "null", "any"],
@@ -37,8 +38,8 @@ SHOWN = {
     "isolation": ["score", "low", "high", "null"],
     "space_probes": ["balanced_accuracy", "low", "high", "null"],
     "sparse_probes": ["balanced_accuracy", "low", "high", "null"],
-    "diversity": ["value", "mean_cosine", "effective_rank"],
-    "data_stability": ["mean_cosine", "low", "high"],
+    "diversity": ["value", "mean_cosine", "effective_rank", "rank_null"],
+    "data_stability": ["mean_cosine", "low", "high", "rank_low", "rank_high", "rank_null"],
     "agreement": ["mmcs", "null"],
     "plausibility": ["ood", "low", "high", "null"],
     "families": ["value", "low", "high", "null"],
@@ -47,6 +48,7 @@ SHOWN = {
     "variance_partition": ["share", "biological", "technical_share"],
     "multidimensional": ["score", "x", "y", "correlation"],
     "intrinsic_dimension": ["dimension", "low", "high", "null"],
+    "layers": ["validation", "validation_low", "test", "test_high", "dimension", "low", "null"],
     "spread": ["value", "low", "high", "null"],
     "lobes": ["ami", "x", "y", "null"],
     "crystals": ["silhouette", "x", "y", "null"],
@@ -55,6 +57,8 @@ SHOWN = {
     "steering": ["effect", "low", "high", "null", "matched"],
     "factorial": ["value"],
     "perturbations": ["effect"],
+    "dose_curves": ["mean", "low", "high", "null", "null_low", "null_high"],
+    "galleries": ["purity", "low", "high", "null", "null_low", "null_high"],
 }
 # Intervals over atoms, not over samples.
 ATOM_LEVEL = ("stability", "diversity", "data_stability", "agreement", "plausibility", "model_similarity")
@@ -165,7 +169,8 @@ def test_captions_tell_n_interval_null_and_warnings(drawn, name):
         assert re.search(rf"{expected[dataset]} \((bootstrap|jackknife) by {unit}", text)
     shows_simulated = name in ("reconstruction", "stability", "recovery", "factorial")
     assert ("SIMULATED" in text) == shows_simulated
-    assert ("STAND-IN" in text) == (name in ("activations", "reconstruction", "residues", "stability", "factorial"))
+    of_residues = ("activations", "reconstruction", "residues", "stability", "factorial", "layers")
+    assert ("STAND-IN" in text) == (name in of_residues)
     assert ("esm2†" in " ".join(t.get_text() for t in texts(drawn[name][0].figure))) == ("STAND-IN" in text)
 
 
@@ -203,7 +208,7 @@ def small(name):
     for key, frame in tables.items():
         frame = frame[frame["dataset"] == first] if "dataset" in frame else frame
         frame = frame[frame["whitening"] == shown] if "whitening" in frame else frame
-        frame = frame[frame["seed"] == 0] if "seed" in frame else frame
+        frame = frame[frame["seed"].isin([0, np.nan])] if "seed" in frame else frame
         frame = frame[frame["atom"] < 3] if "atom" in frame else frame
         tables[key] = frame[frame["model"].isin(frame["model"].head(1))] if "model" in frame else frame
     return tables
@@ -220,7 +225,13 @@ def test_one_seed_one_data_set_few_atoms(name):
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [("selectivity", "selectivity_null"), ("gene_sets", "gene_sets_best"), ("stability", "stability_atoms")],
+    [
+        ("selectivity", "selectivity_null"),
+        ("gene_sets", "gene_sets_best"),
+        ("gene_sets", "gene_programmes"),
+        ("residues", "residue_structure"),
+        ("stability", "stability_atoms"),
+    ],
 )
 def test_a_second_table_may_be_absent(name, absent):
     tables = figure_tables.tables(name)
@@ -314,6 +325,63 @@ def test_one_colour_per_method_and_one_line_per_whitening():
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(looks)
     assert len({line for _, line in style.WHITENINGS.values()}) == len(style.WHITENINGS)
     assert style.METHODS["identity"].label == "neurons"
+
+
+def test_dictionaries_of_one_method_can_be_told_apart():
+    pairs = [("topk_k8", "topk"), ("topk", "topk"), ("icfl_wide", "icfl"), *((f"topk_{i}", "topk") for i in range(33))]
+    looks = style.looks(pairs)
+    assert list(looks) == pairs
+    assert looks["topk", "topk"] == style.METHODS["topk"]
+    # A method's first dictionary stands for it where none is called as the method.
+    assert looks["icfl_wide", "icfl"][1:] == style.METHODS["icfl"][1:]
+    assert looks["topk_k8", "topk"].label == "topk_k8"
+    assert len({look[1:] for look in looks.values()}) == len(pairs)
+    with style.look():
+        drawing = import_module("conceptome.figures.diversity").draw(_variants("diversity"), figure_tables.cards())
+    (legend,) = drawing.figure.legends
+    handles = [handle for handle in legend.legend_handles if handle.get_label().startswith(("TopK", "topk"))]
+    assert [handle.get_label() for handle in handles] == ["TopK", "topk_k8", "topk_low_rate"]
+    assert len({(handle.get_color(), handle.get_marker()) for handle in handles}) == 3
+
+
+def _variants(name):
+    """The made-up tables of a figure with two further dictionaries of one method."""
+    tables = figure_tables.tables(name)
+    for key, frame in tables.items():
+        own = frame[frame["method"] == "topk"]
+        tables[key] = pd.concat([frame, *(own.assign(dictionary=name) for name in ("topk_k8", "topk_low_rate"))])
+    return tables
+
+
+def test_many_columns_stand_in_blocks_of_at_most_five():
+    assert panels.in_blocks("abcde") == [list("abcde")]
+    assert [len(block) for block in panels.in_blocks(range(12))] == [4, 4, 4]
+    assert [number for block in panels.in_blocks(range(12)) for number in block] == list(range(12))
+
+
+def test_a_legend_takes_no_more_columns_than_the_page_holds():
+    assert style._columns(["ICFL", "TopK", "PCA"], 8) == 3
+    assert 1 <= style._columns(["archetypal_common_start"] * 16, 8) < 6
+
+
+def test_eight_studies_stand_in_two_blocks():
+    tables = figure_tables.tables("stability")
+    first = {key: frame[frame["dataset"] == "kang2018"] for key, frame in tables.items()}
+    names = [f"study{number}" for number in range(8)]
+    many = {key: pd.concat([frame.assign(dataset=name) for name in names]) for key, frame in first.items()}
+    cards = dict.fromkeys(names, figure_tables.cards()["kang2018"])
+    with style.look():
+        drawing = import_module("conceptome.figures.stability").draw(many, cards)
+    assert list(by_letter(drawing.figure)) == list("abcdefghijklmnop")
+    assert [list(rows["dataset"].unique()) for _, rows in drawing.table().groupby("panel")] == [
+        [name] for block in (names[:4], names[:4], names[4:], names[4:]) for name in block
+    ]
+
+
+def test_the_study_is_told_where_the_title_does_not():
+    card = {"title": "Cell Painting, cell injury (U2OS)"}
+    assert panels.dataset_title(card, "cell_injury") == "Cell Painting, cell injury (U2OS)"
+    assert panels.dataset_title(card, "fel2025") == "fel2025: Cell Painting, cell injury (U2OS)"
 
 
 def test_the_style_is_left_behind(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conceptome.config.papers import Item, Paper, Quantity
+from conceptome.config.papers import Correction, Item, Number, Paper, Quantity
 from conceptome.errors import DataError
 from conceptome.papers import COLUMNS, Tables, corrections, evaluate, page, status, write
 
@@ -55,6 +55,8 @@ def test_another_quantity_can_be_the_null(tables):
         ({"where": {"dictionary": "ksvd"}}, "no row with dictionary = ksvd"),
         ({"column": "maximum"}, "no column 'maximum'"),
         ({"where": {"label": "x"}}, "no column 'label'"),
+        ({"low": "lowest"}, "no column 'lowest'"),
+        ({"against": "chance"}, "no column 'chance'"),
     ],
 )
 def test_what_is_not_there_is_refused(tables, keys, message):
@@ -70,6 +72,16 @@ def test_an_impossible_item_has_no_numbers_and_a_possible_one_has_something():
         Item(**shared, status="proxy")
     with pytest.raises(ValueError, match="go together"):
         quantity(above=0.5)
+
+
+def test_no_number_goes_without_its_null():
+    alone = quantity(against=None)
+    with pytest.raises(ValueError, match="every number has its null"):
+        Number(quantity="atoms", ours=alone)
+    with pytest.raises(ValueError, match="every number has its null"):
+        Correction(flaw="max", correction="median", original=alone)
+    # A null is a quantity too, and has none of its own.
+    assert Number(quantity="atoms", ours=quantity(against=alone)).ours.against == alone
 
 
 def paper():
@@ -110,7 +122,7 @@ def test_the_page_tells_every_item_with_both_numbers(tables, tmp_path):
     assert "Figures and tables: 1 proxy, 1 impossible." in text
     assert "| Table | atoms above .5 | 73 | 1 [0, 2] | 0 | 30 | 3 |" in text
     assert "other data ∣ other model" in text
-    assert "0.80 [0.30, 1.00]" in text
+    assert "| max | median | 0.80 [0.30, 1.00] | 0.20 | 0.50 [0.20, 0.80] | 0.15 | 30 | 3 |" in text
     write({"paper": paper()}, tables, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "corrections.parquet",
@@ -118,4 +130,7 @@ def test_the_page_tells_every_item_with_both_numbers(tables, tmp_path):
         "paper.md",
         "papers.md",
     ]
-    assert "| [paper](paper.md) | Table | proxy |" in (tmp_path / "out" / "papers.md").read_text()
+    row = (
+        "| [paper](paper.md) | Table | proxy | atoms above .5 | 73 | 1 [0, 2] | 0 | 30 | 3 | other data ∣ other model |"
+    )
+    assert row in (tmp_path / "out" / "papers.md").read_text()

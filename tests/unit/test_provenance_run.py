@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from conceptome.__main__ import main
 from conceptome.errors import SourceError
 from conceptome.provenance import run as front_door
 from conceptome.provenance.display import SnakemakeOutput, duration
@@ -85,7 +86,7 @@ def options(folder: Path) -> dict:
 
 
 def conceptome(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, **options(folder))
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, **options(folder))
 
 
 def start(folder: Path, *arguments: str, **more) -> subprocess.Popen:
@@ -191,7 +192,7 @@ def test_a_broken_snakefile_shows_what_snakemake_said(toy):
 def test_ctrl_c_stops_everything_and_the_next_run_continues(toy):
     process = start(toy, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == "interrupted: nothing is lost, the next run continues where this one stopped\n"
     records = [json.loads(path.read_text()) for path in (toy / "results/.provenance/records").glob("*.final.json")]
@@ -221,6 +222,62 @@ def test_two_runs_at_once_and_the_lock_of_a_killed_one(toy):
     assert conceptome(toy, "run", "--config", "config/test.yaml", "--cores", "2").returncode == 0
 
 
+def test_two_users_in_one_results_folder(toy):
+    """Each in a folder of their own, which Snakemake's lock tells apart; what they share are the results."""
+    (toy / "config/shared.yaml").write_text(f"name: test\nresults: {toy}/shared\nstudies: [simulated_small]\n")
+    for name in ("one", "other"):
+        (toy / name).mkdir()
+    (toy / "one/seconds").write_text("120")
+    shared = ["run", "--config", "config/shared.yaml", "--cores", "2", "--directory"]
+    process = subprocess.Popen(
+        command(*shared, "one"), **options(toy), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    lock = toy / "shared/.provenance/run.lock"
+    deadline = time.monotonic() + 90
+    while not (lock.exists() and lock.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    second = conceptome(toy, *shared, "other")
+    process.terminate()
+    assert process.wait(timeout=300) == 130
+    assert second.returncode == 1
+    assert re.fullmatch(
+        rf"error: another run is going on in {toy}/shared \(\S+ on \S+, process {process.pid} since .*\): .*\n",
+        second.stderr,
+    )
+    assert lock.read_text() == ""
+    assert conceptome(toy, *shared, "other").returncode == 0
+
+
+def test_a_folder_that_belongs_to_somebody_else(toy, monkeypatch, capsys):
+    def run(request):
+        raise PermissionError(13, "Permission denied", str(toy / "results/.provenance/run.lock"))
+
+    monkeypatch.setattr(front_door, "run", run)
+    assert main(["run"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    assert f"no right to {toy}/results/.provenance/run.lock ({toy} belongs to " in said
+
+
+def test_a_profile_whose_executor_is_not_installed(toy):
+    (toy / "cluster").mkdir()
+    (toy / "cluster/config.yaml").write_text("executor: nowhere\n")
+    refused = conceptome(toy, "run", "--config", "config/test.yaml", "--profile", "cluster")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(
+        "error: profile cluster needs snakemake-executor-plugin-nowhere, which is not installed"
+    )
+    assert refused.stderr.count("\n") == 1
+    missing = conceptome(toy, "run", "--config", "config/test.yaml", "--profile", "none")
+    assert missing.stderr == "error: profile none does not exist: name a folder with a config.yaml\n"
+    (toy / "cluster/config.yaml").write_text("cores: 2\n")
+    done = conceptome(toy, "run", "--config", "config/test.yaml", "--profile", "cluster", "--", "results/pca.txt")
+    assert done.returncode == 0, done.stderr
+    assert (toy / "results/pca.txt").exists()
+
+
 def test_snakemake_by_itself_and_the_front_door_refuse_each_other(toy):
     (toy / "seconds").write_text("120")
     plain = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/test.yaml"]
@@ -235,7 +292,7 @@ def test_snakemake_by_itself_and_the_front_door_refuse_each_other(toy):
     assert conceptome(toy, "unlock").returncode == 0
     shutil.rmtree(toy / "results")
     process = start(toy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    refused = subprocess.run(plain, **options(toy), capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(plain, **options(toy), capture_output=True, text=True, timeout=300)
     assert refused.returncode != 0
     assert "Directory cannot be locked" in refused.stdout + refused.stderr
     kill_tree(process.pid)
@@ -249,7 +306,7 @@ def kill_tree(pid: int) -> None:
     victims = [tree, *tree.children(recursive=True)]
     for victim in victims:
         victim.kill()
-    psutil.wait_procs(victims[1:], timeout=10)
+    psutil.wait_procs(victims[1:], timeout=60)
 
 
 def test_a_terminal_sees_bars(toy):
@@ -346,8 +403,44 @@ def test_output_is_understood_line_by_line():
     assert output.counts == {"all": 1, "learn": 2}
     assert (output.done, output.total) == (1, 3)
     assert output.errors == ["error: rule learn (dataset=yeast): no rows"]
-    assert output.failed == [("learn yeast/esm2", "logs/b.log")]
+    assert output.failed == [("learn yeast/esm2", "logs/b.log", "")]
     assert output.running == {}
+
+
+def test_what_slurm_says_of_a_job_reaches_the_reader(tmp_path, capsys):
+    output = SnakemakeOutput()
+    said = "SLURM-job '{}' failed, SLURM status is: '{}'. Detailed failure reason unavailable"
+    text = f"""
+    rule embed:
+        jobid: 2
+        wildcards: dataset=yeast, model=esm2
+    rule learn:
+        jobid: 5
+        wildcards: dataset=yeast, model=esm2
+    Error in rule embed:
+        message: {said.format(11, "NODE_FAIL")}
+        jobid: 2
+    Trying to restart job 2.
+    Error in rule learn:
+        message: {said.format(12, "TIMEOUT")}
+        jobid: 5
+        log: logs/b.log, slurm/12.log (check log file(s) for error details)
+    [Sun Nov 22 03:13:39 2026]
+        Error in rule figure_probes:
+            message: None
+            jobid: 9
+    """
+    for line in textwrap.dedent(text).splitlines():
+        output.feed(line)
+    output.close()
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm/12.log").write_text("slurmstepd: cancelled\nerror: rule learn (dataset=yeast): interrupted\n")
+    front_door.show_failure(output, 1, tmp_path)
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        "error: rule learn (dataset=yeast): interrupted",
+        "error: rule learn yeast/esm2: SLURM ended job 12: TIMEOUT",
+        "  log: logs/b.log, slurm/12.log",
+    ]
 
 
 def test_durations_are_spelt_for_people():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conceptome.config import load
+from conceptome.config.run import load
 from conceptome.errors import ConfigError, SourceError
 from conceptome.files import sha256_file
 from conceptome.sources import (
@@ -166,6 +166,18 @@ def refused(source: SourceEntry, destination: Path, **keys) -> str:
     assert "\n" not in message
     assert source.name in message
     return message
+
+
+def test_a_file_without_a_public_address_says_how_it_is_made(tmp_path):
+    source = entry(by_hand="pack the crops of repository x at commit y")
+    message = refused(source, tmp_path / "out" / "data.bin")
+    assert "how to make it: pack the crops of repository x at commit y" in message
+    mirror = put(tmp_path / "mirror", "data.bin", GOOD)
+    retrieve(source, tmp_path / "out" / "data.bin", mirrors=[mirror])
+    assert (tmp_path / "out" / "data.bin").read_bytes() == GOOD
+    (status,) = check([source], [])
+    assert not status.reachable
+    assert "to be made by hand: pack the crops" in status.where
 
 
 # ---- mirrors ----
@@ -558,8 +570,9 @@ def test_entries_survive_the_way_through_rule_params(tmp_path):
 
 def test_every_configured_source_is_listed_and_every_listed_one_used():
     sources = load_sources(ROOT / "config" / "sources.yaml")
-    used = set()
-    for name in ("default", "offline"):
+    # No study reads these weights; the slow tests of the adapters do.
+    used = {"antiberty", "efficientnet_lite0.safetensors"}
+    for name in ("default", "offline", "test_images"):
         for study in load([ROOT / "config" / f"{name}.yaml"], ROOT / "config").studies.values():
             used.update(item.source for item in study.dataset.inputs.values() if item.source)
             used.update(model.source for model in study.models.values() if getattr(model, "source", None))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conceptome.config import Study, validate
+from conceptome.config.base import validate
+from conceptome.config.run import Study
 from conceptome.datasets import load, prepare
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "your-own-data.md"

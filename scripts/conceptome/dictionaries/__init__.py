@@ -6,6 +6,7 @@ Only fitting or encoding with the trained methods imports torch, and only where 
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from conceptome_kernels import available
 
 if TYPE_CHECKING:
     from conceptome.activations import Store
-    from conceptome.codes import Codes
+    from conceptome.codes import Codes, CodeStream
     from conceptome.config.dictionaries import DictionaryBase
     from conceptome.dictionaries.checkpoint import Checkpoint
     from conceptome.dictionaries.rows import ArrayRows, Rows, StoreRows
@@ -178,8 +179,9 @@ def learn(
     progress: Progress | None = None,
     memory_limit: int = 512 * 2**20,
     checkpoint: str | Path | None = None,
+    stream: bool = False,
     **options: Any,
-) -> Iterator[tuple[Dictionary, Codes]]:
+) -> Iterator[tuple[Dictionary, Codes | CodeStream]]:
     """Fit one dictionary with each seed on some rows of a store, and encode all of its rows.
 
     The store is read and whitened once where that fits `memory_limit` bytes. Otherwise all seeds are trained in one
@@ -193,6 +195,9 @@ def learn(
         For trained methods: called with (steps done, steps) over all seeds together.
     checkpoint
         As in `fit`; the states are removed when the last seed is done with.
+    stream
+        Give the codes of a store beyond `memory_limit` as a stream, which is made while it is saved: before the next
+        seed is asked for.
     options
         The method's keys, m and k among them.
 
@@ -201,15 +206,24 @@ def learn(
     Dictionary, Codes
         For each seed in turn: the dictionary, and the codes of all n rows.
     """
-    from conceptome.codes import Codes
+    from conceptome.codes import Codes, CodeStream
     from conceptome.dictionaries.rows import BLOCK, training_rows, whitened
     from conceptome.dictionaries.training import thread_limit
 
     n, p, told = store.shape[0], whitening.card["p"], _Together(progress)
     prepared = [_Fit.of(name, options, seed, p, told.part(), checkpoint) for seed in seeds]
     told.steps = [getattr(one.config, "steps", 0) for one in prepared]
+    fits_memory = n * p * 4 <= memory_limit
     with thread_limit(threads, with_torch=needs_torch(name)):
-        if n * p * 4 <= memory_limit:
+        if getattr(prepared[0].config, "processes", 1) > 1:
+            for one in prepared:
+                dictionary = _in_processes(one, store, whitening, rows, threads or 1)
+                encoded = (dictionary.encode(X) for X in whitened(store, whitening))
+                yield (
+                    dictionary,
+                    CodeStream(encoded) if stream and not fits_memory else Codes.concatenate(list(encoded)),
+                )
+        elif fits_memory:
             whole = np.empty((n, p), dtype=np.float32)
             for number, block in enumerate(whitened(store, whitening)):
                 whole[number * BLOCK : (number + 1) * BLOCK] = block
@@ -221,7 +235,8 @@ def learn(
             for dictionary in _fit_all(
                 prepared, training_rows(store, rows, whitening, memory_limit=memory_limit), threads
             ):
-                yield dictionary, Codes.concatenate([dictionary.encode(X) for X in whitened(store, whitening)])
+                encoded = (dictionary.encode(X) for X in whitened(store, whitening))
+                yield dictionary, CodeStream(encoded) if stream else Codes.concatenate(list(encoded))
     for one in prepared:
         if one.checkpoint:
             one.checkpoint.remove()
@@ -262,12 +277,17 @@ class _Fit:
 
     def run(self, rows: Rows) -> Dictionary:
         """Fit on these rows."""
+        from conceptome.dictionaries.checkpoint import until_saved
+        from conceptome.dictionaries.distributed import current
+
         module, class_name, function = METHODS[self.name]
         module = importlib.import_module(module)
         extra = {"progress": self.progress, "checkpoint": self.checkpoint} if self.name in TRAINED else {}
         if self.device != "cpu":
             extra["device"] = self.device
-        parameters, training = getattr(module, function)(rows, self.config, self.seed, **extra)
+        # Several processes take their steps together: one that stops by itself would leave the others waiting.
+        with until_saved([self.checkpoint] if current().size == 1 else []):
+            parameters, training = getattr(module, function)(rows, self.config, self.seed, **extra)
         if not all(np.isfinite(value).all() for value in parameters.values()):
             raise DataError(f"dictionary '{self.name}': the fit ended in NaN or infinite values: lower learning_rate")
         width = len(parameters["atoms"])
@@ -282,9 +302,40 @@ class _Fit:
         return getattr(module, class_name)(parameters, card)
 
 
+def _in_processes(one: _Fit, store: Store, whitening: Whitening, rows: np.ndarray, threads: int) -> Dictionary:
+    """Fit by several processes; `threads` are those of all of them together."""
+    import tempfile
+
+    from conceptome.dictionaries.distributed import launch
+
+    processes = one.config.processes
+    # Not where the defaults stand: what a method's options leave out stays left out in each process.
+    options = one.config.model_dump(mode="json", exclude={"method"}, exclude_unset=True)
+    with tempfile.TemporaryDirectory(prefix="conceptome-") as scratch:
+        kept = one.checkpoint.path.parent if one.checkpoint else Path(scratch)
+        folder = kept / f"processes{one.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        dictionary = load(
+            launch(
+                one.name,
+                options,
+                store,
+                whitening,
+                rows=rows,
+                seed=one.seed,
+                processes=processes,
+                threads=max(1, threads // processes),
+                folder=folder,
+            )
+        )
+        shutil.rmtree(folder)
+        return dictionary
+
+
 def _fit_all(fits: Sequence[_Fit], rows: ArrayRows | StoreRows, threads: int | None) -> list[Dictionary]:
     """Fit all of them, in one pass those that see the rows of a store in the same order."""
     from conceptome.dictionaries.batches import Order, in_turns
+    from conceptome.dictionaries.checkpoint import until_saved
     from conceptome.dictionaries.distributed import current
     from conceptome.dictionaries.rows import StoreRows
 
@@ -297,7 +348,11 @@ def _fit_all(fits: Sequence[_Fit], rows: ArrayRows | StoreRows, threads: int | N
     fitted = {}
     for order, members in groups.items():
         tasks = [fits[position].run for position in members]
-        results = [tasks[0](rows)] if len(tasks) == 1 else in_turns(rows, order, tasks, threads)
+        if len(tasks) == 1:
+            results = [tasks[0](rows)]
+        else:
+            with until_saved(fits[position].checkpoint for position in members):
+                results = in_turns(rows, order, tasks, threads)
         fitted |= dict(zip(members, results, strict=True))
     return [fitted[position] for position in range(len(fits))]
 

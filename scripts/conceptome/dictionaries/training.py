@@ -14,7 +14,7 @@ import numpy as np
 
 from conceptome.config.dictionaries import TrainedBase
 from conceptome.dictionaries.batches import Batches, Order, batches_of
-from conceptome.dictionaries.checkpoint import Checkpoint, digest_of
+from conceptome.dictionaries.checkpoint import Checkpoint, Stopped, digest_of
 from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, sample
 from conceptome.errors import ConfigError, DataError
@@ -290,7 +290,8 @@ def train(
         Called with (steps done, steps) every 50 steps and at the end.
     checkpoint
         Where the state is kept every `checkpoint_every` steps, and where an earlier one of the same training is taken
-        up: the result is the same, bit by bit, whenever the training was interrupted. The last state stays there.
+        up: the result is the same, bit by bit, whenever the training was interrupted. The last state stays there. Once
+        its `stop` is set, the state is written after the step and `Stopped` raised.
 
     Returns
     -------
@@ -304,6 +305,11 @@ def train(
     group = optimiser.group
     if group.size > 1 and not getattr(trainer, "shares", False):
         raise ConfigError(f"dictionary '{options.method}' is trained by one process: start it without torchrun")
+    if options.processes not in (1, group.size):
+        raise ConfigError(
+            f"dictionary '{options.method}' asks for {options.processes} processes and has {group.size}: learn it by "
+            "the workflow or `learn`, or start as many by torchrun"
+        )
     loop, position = Loop(np.zeros(trainer.m, dtype=np.int64)), None
     saving = _Saving(checkpoint, trainer, loop, rows, options, seed, deviation) if checkpoint else None
     if saving:
@@ -335,6 +341,8 @@ def train(
                     progress(loop.done, steps)
             if saving and group.rank == 0:
                 saving.step(batches)
+                if checkpoint.stop.is_set():
+                    raise Stopped
     finally:
         if batches:
             batches.close()
@@ -410,14 +418,20 @@ class _Saving:
         self.loop.silent[...] = arrays["silent"]
         for name in ("done", "seen", "recent", "curve"):
             setattr(self.loop, name, state[name])
-        log.info("going on from step %d of %s", self.loop.done, self.checkpoint.path)
+        log.info("going on from step %d of %s", self.loop.done, self.checkpoint.origin)
         return state["position"]
 
     def step(self, batches: Batches) -> None:
         """After a step: write, if it is time to."""
-        due = self.loop.done % self.options.checkpoint_every == 0 or self.loop.done == self.options.steps
-        if not due or time.monotonic() - self.written < self.options.checkpoint_seconds:
+        if self.checkpoint.stop.is_set():
+            self._write(batches)
+            log.info("stopped at step %d: the state is in %s", self.loop.done, self.checkpoint.path)
             return
+        due = self.loop.done % self.options.checkpoint_every == 0 or self.loop.done == self.options.steps
+        if due and time.monotonic() - self.written >= self.options.checkpoint_seconds:
+            self._write(batches)
+
+    def _write(self, batches: Batches) -> None:
         optimiser = self.trainer.optimiser
         arrays = {"silent": self.loop.silent}
         for name, value in optimiser.parameters.items():

@@ -28,6 +28,7 @@ _DISPATCH = re.compile(rf"^({'|'.join(PACKAGES)})((?:\.[A-Za-z_]\w*)+)(?::\w+)?$
 _PREFIX = re.compile(rf"^({'|'.join(PACKAGES)})((?:\.[A-Za-z_]\w*)*)\.$")
 
 
+@cache
 def repository() -> Path:
     """Give the root of the checkout that this package lies in (the folder that holds scripts/ and kernels/)."""
     return Path(__file__).resolve().parents[3]
@@ -36,9 +37,10 @@ def repository() -> Path:
 def closure(script: str | Path, *, without: Iterable[str] = (), root: str | Path | None = None) -> dict:
     """Digest and list the code that `script` can reach.
 
-    Counted as reached: imports anywhere in a module (inside functions too), the packages on the way, string constants
-    that name an existing module ("conceptome.models.scvi:embed"), and for an f-string that begins with a package name
-    (f"conceptome.models.{name}") every module of that package. Other computed imports are not seen.
+    Counted as reached: imports anywhere in a module (inside functions too; not what only type checkers import, below
+    `if TYPE_CHECKING`), the packages on the way, string constants that name an existing module
+    ("conceptome.models.scvi:embed"), and for an f-string that begins with a package name (f"conceptome.models.{name}")
+    every module of that package. Other computed imports are not seen.
     When `conceptome_kernels` is reached, the C and C++ sources below kernels/ count too.
 
     Parameters
@@ -95,7 +97,7 @@ def _closure(script: Path, without: tuple[str, ...], root: Path) -> dict:
             raise FileNotFoundError(f"closure of {script.name}: module {name} to leave out does not exist")
     excluded = set(without)
     digests: dict[Path, str] = {}
-    shelf = _Shelf()
+    shelf = _shelf()
     waiting = [script]
     while waiting:
         file = waiting.pop()
@@ -122,7 +124,7 @@ def _closure(script: Path, without: tuple[str, ...], root: Path) -> dict:
 def code_digests(names: Iterable[str], root: str | Path | None = None) -> dict[str, str | None]:
     """Digest files as `closure` does, by their path relative to `root`; None: not there, or no longer Python."""
     base = Path(root).resolve() if root is not None else repository()
-    shelf = _Shelf()
+    shelf = _shelf()
     found: dict[str, str | None] = {}
     for name in names:
         file = base / name
@@ -150,13 +152,12 @@ def _module(name: str, root: Path) -> Path | None:
     return None
 
 
-def _module_files(name: str, root: Path) -> Iterator[Path]:
+@cache
+def _module_files(name: str, root: Path) -> tuple[Path, ...]:
     """Give the module's file and the __init__ of every package on the way: importing it runs them all."""
     parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        file = _module(".".join(parts[:end]), root)
-        if file is not None:
-            yield file
+    found = (_module(".".join(parts[:end]), root) for end in range(1, len(parts) + 1))
+    return tuple(file for file in found if file is not None)
 
 
 class _Shelf:
@@ -178,6 +179,13 @@ class _Shelf:
         if self.grown:
             with suppress(OSError), atomic_path(self.path) as temporary:
                 temporary.write_text(json.dumps(self.scans), encoding="utf-8")
+            self.grown = False
+
+
+@cache
+def _shelf() -> _Shelf:
+    """The shelf of this process: every rule asks for it."""
+    return _Shelf()
 
 
 @cache
@@ -188,13 +196,19 @@ def _own_code() -> bytes:
 
 def _scan(file: Path, package: str, shelf: _Shelf) -> tuple[str, list[str], list[str], list[str]]:
     """Digest one file's code; give the modules of ours that it imports, names in strings, and begins to name."""
-    source = file.read_bytes()
-    key = hashlib.sha256(b"\0".join([_own_code(), package.encode(), source])).hexdigest()
+    state = file.stat()
+    key = _key(file, package, state.st_mtime_ns, state.st_size, state.st_ino)
     if key not in shelf.scans:
-        shelf.scans[key] = _read(ast.parse(source, filename=str(file)), package)
+        shelf.scans[key] = _read(ast.parse(file.read_bytes(), filename=str(file)), package)
         shelf.grown = True
     code, imported, registered, prefixes = shelf.scans[key]
     return code, imported, registered, prefixes
+
+
+@cache
+def _key(file: Path, package: str, *_: int) -> str:
+    """Key of a scan; a file is read again once it has other time stamps, another size or another inode."""
+    return hashlib.sha256(b"\0".join([_own_code(), package.encode(), file.read_bytes()])).hexdigest()
 
 
 def _read(tree: ast.Module, package: str) -> list:
@@ -203,6 +217,7 @@ def _read(tree: ast.Module, package: str) -> list:
     prefixes: set[str] = set()
     for node in ast.walk(tree):
         _strip_docstring(node)
+        _strip_types(node)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
@@ -248,3 +263,13 @@ def _strip_docstring(node: ast.AST) -> None:
     first = node.body[0] if node.body else None
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
         node.body = node.body[1:] or [ast.Pass()]
+
+
+def _strip_types(node: ast.AST) -> None:
+    """What only type checkers import is never run."""
+    if isinstance(node, ast.Module):
+        node.body = [
+            item
+            for item in node.body
+            if not (isinstance(item, ast.If) and ast.unparse(item.test) == "TYPE_CHECKING" and not item.orelse)
+        ]

@@ -16,7 +16,7 @@ from conceptome.provenance.folder import WORKFLOW_VARIABLE, ProvenanceFolder
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from conceptome.config import Config
+    from conceptome.config.run import Config
 
 
 def keep(config: Config, files: Iterable[str]) -> None:

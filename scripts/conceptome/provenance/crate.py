@@ -74,6 +74,7 @@ class Crate:
         self.crate = ROCrate(version=RO_CRATE)
         self.crate.metadata.extra_terms.update(TERMS)
         self.files: dict[tuple[str, str], Any] = {}
+        self.withheld = published.withheld(history)
         self.last = published.last_success(history)
         scripts = {}
         for job in history.jobs.values():
@@ -134,7 +135,8 @@ class Crate:
         root["name"] = f"Conceptome results: {title}"
         root["description"] = (
             "Figures, evidence tables, cards, code, configuration and provenance records of a Conceptome run. Data too "
-            "large for the crate are named by path, sha256 and size. Each raw source has the licence of its publisher."
+            "large for the crate, or not to be passed on, are named by path, sha256 and size. Each raw source has the "
+            "licence of its publisher."
         )
         root["datePublished"] = published.iso(self.last.record["ended"])  # of the results, so that bytes repeat
         root["license"] = self.licence
@@ -219,7 +221,8 @@ class Crate:
                 "contentSize": str(item.size),
                 "encodingFormat": item.media_type,
             }
-            if current and current[1].sha256 == item.sha256 and is_packed(place):
+            inside = is_packed(place) and item.path not in self.withheld
+            if current and current[1].sha256 == item.sha256 and inside:
                 source = published.checked(self.history, item)
                 self.files[key] = self.crate.add_file(source, place, properties=properties)
             else:

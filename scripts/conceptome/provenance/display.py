@@ -23,7 +23,11 @@ _TOTAL = re.compile(r"^total\s+(\d+)$")
 _RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
 _FINISHED = re.compile(r"^Finished jobid: (\d+)")
 _STEPS = re.compile(r"^(\d+) of (\d+) steps")
-_FAILED = re.compile(r"^Error in rule (\w+):$")
+# Indented where the job is one of a group.
+_FAILED = re.compile(r"^ *Error in rule (\w+):$")
+_AGAIN = re.compile(r"^Trying to restart job (\d+)\.$")
+# What a scheduler says of a job that it ended: TIMEOUT, OUT_OF_MEMORY, NODE_FAIL …
+_SCHEDULER = re.compile(r"^SLURM-job '(\S+)' failed, SLURM status is: '(\w+)'")
 _COUNT = re.compile(r"^(\w+)\s+(\d+)$")
 _LOG_NOTE = re.compile(r"\s*\(check log file\(s\).*\)$")
 
@@ -38,6 +42,7 @@ class RunningJob:
     identity: str = ""
     wildcards: dict[str, str] = field(default_factory=dict)
     log: str = ""
+    reason: str = ""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -60,7 +65,7 @@ class SnakemakeOutput:
     errors
         One-line errors of our own jobs and of the configuration.
     failed
-        (title, log file) of each failed job.
+        (title, log file, what the scheduler said or "") of each failed job that is not started again.
     notes
         Lines that the ingest step leaves for the reader.
     """
@@ -71,11 +76,12 @@ class SnakemakeOutput:
         self.running: dict[str, RunningJob] = {}
         self.counts: dict[str, int] = {}
         self.errors: list[str] = []
-        self.failed: list[tuple[str, str]] = []
+        self.failed: list[tuple[str, str, str]] = []
         self.notes: list[str] = []
         self.nothing_to_do = False
         self.locked = False
         self.last: deque[str] = deque(maxlen=LAST_LINES)
+        self._failures: list[str] = []
         self._block: RunningJob | None = None
         self._failing = False
         self._in_statistics = False
@@ -101,6 +107,10 @@ class SnakemakeOutput:
             self._block, self._failing = RunningJob(match[1]), False
         elif match := _FAILED.match(text):
             self._block, self._failing = RunningJob(match[1]), True
+        elif match := _AGAIN.match(text):
+            if match[1] in self._failures:
+                position = self._failures.index(match[1])
+                del self._failures[position], self.failed[position]
         elif match := _FINISHED.match(text):
             return self.running.pop(match[1], None)
         elif match := _STEPS.match(text):
@@ -128,12 +138,15 @@ class SnakemakeOutput:
             job.wildcards = dict(pair.split("=", 1) for pair in value.split(", ") if "=" in pair)
         elif key == "log":
             job.log = _LOG_NOTE.sub("", value)
+        elif key == "message" and (match := _SCHEDULER.match(value)):
+            job.reason = f"SLURM ended job {match[1]}: {match[2]}"
 
     def _close_block(self) -> None:
         job, self._block = self._block, None
         if job is not None and self._failing:
             known = self.running.pop(job.identity, job)
-            self.failed.append((known.title, job.log or known.log))
+            self.failed.append((known.title, job.log or known.log, job.reason))
+            self._failures.append(job.identity)
 
     def close(self) -> None:
         """Say that the output has ended."""

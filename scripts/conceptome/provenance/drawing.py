@@ -39,7 +39,7 @@ class _Workflow:
 
 
 def _workflow(request: Request) -> _Workflow:
-    from conceptome.config import load
+    from conceptome.config.run import load
 
     root = checkout()
     directory = Path(request.directory).resolve()

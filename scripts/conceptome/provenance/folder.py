@@ -6,6 +6,7 @@ import hashlib
 import json
 import mimetypes
 import os
+import platform
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -222,6 +223,22 @@ def lock(path: Path, wait: bool = True) -> Iterator[int]:
             raise AlreadyLocked(handle.read().strip() or "another process") from None
         handle.seek(0)
         handle.truncate()
-        handle.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        handle.write(f"{user_name(os.getuid())} on {platform.node()}, process {os.getpid()} since {since}")
         handle.flush()
-        yield handle.fileno()
+        try:
+            yield handle.fileno()
+        finally:
+            # Who it was is nobody's business once it is over.
+            handle.seek(0)
+            handle.truncate()
+
+
+def user_name(number: int) -> str:
+    """Name of a user; on a node without the cluster's list of users, the number."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from conceptome.config.run import FIGURES
+from conceptome.config.evidence import FIGURES
 from conceptome.errors import DataError
 from conceptome.files import read_json
 from conceptome.provenance import ledger

@@ -83,6 +83,7 @@ class Source:
     citation: str
     description: str
     stand_in: str | None
+    redistribute: bool = True
 
 
 def sources(job: Job) -> Iterator[Source]:
@@ -104,8 +105,28 @@ def sources(job: Job) -> Iterator[Source]:
         uri = content.url or f"pkg:pypi/{read.package.name}@{read.package.version}#{quote(content.member)}"
         yield Source(
             uri, content.published_name(name), content.sha256, content.size,
-            read.licence, read.citation, read.description, read.stand_in,
+            read.licence, read.citation, read.description, read.stand_in, read.redistribute,
         )  # fmt: skip
+
+
+def withheld(history: History) -> dict[str, list[Source]]:
+    """Outputs that show samples which may not be passed on: path as recorded → the sources whose terms forbid it.
+
+    These are the tables of `SHOWS_SAMPLES` and the images of the figures of that name, where a file that was retrieved
+    with `redistribute: false` is among what they rest on. Numbers drawn in such a figure stay.
+    """
+    from conceptome.measures.registry import SHOWS_SAMPLES
+
+    tables = {f"{table}.parquet" for names in SHOWS_SAMPLES.values() for table in names}
+    figures = {f"figure_{name}" for name in SHOWS_SAMPLES}
+    found: dict[str, list[Source]] = {}
+    for path, (job, item) in history.outputs.items():
+        shown = item.media_type.startswith("image/") if job.rule in figures else Path(path).name in tables
+        if shown:
+            kept = [source for each in history.chain(job) for source in sources(each) if not source.redistribute]
+            if kept:
+                found[path] = kept
+    return found
 
 
 def last_success(history: History) -> Job:

@@ -44,7 +44,7 @@ def write(results: str | os.PathLike, study: str, out: str | os.PathLike) -> dic
 
     Returns
     -------
-    Numbers of `figures`, `tables`, `cards` and `jobs`.
+    Numbers of `figures`, `tables`, `cards`, `jobs`, and files `left_out` because of a source's terms.
 
     Raises
     ------
@@ -68,6 +68,9 @@ def write(results: str | os.PathLike, study: str, out: str | os.PathLike) -> dic
     places = {
         place: item for path, (_, item) in part.outputs.items() if (place := _place(part, path, prefix)) is not None
     }
+    withheld = published.withheld(part)
+    left_out = {place: item for place, item in places.items() if item.path in withheld}
+    places = {place: item for place, item in places.items() if place not in left_out}
     last = max(drawn, key=lambda job: job.name)
     facts = published.facts(part, last.record.get("workflow"))
     with new_package(out) as folder:
@@ -80,14 +83,15 @@ def write(results: str | os.PathLike, study: str, out: str | os.PathLike) -> dic
         for name in ("LICENSE", "CITATION.cff"):
             _put(folder, name, (repository() / name).read_bytes())
         crate.write(part, folder / "crate.zip")
-        _put(folder, "REPRODUCE.md", _reproduce(part, study, last, facts, places).encode())
+        _put(folder, "REPRODUCE.md", _reproduce(part, study, last, facts, places, left_out).encode())
         write_json(folder / ".zenodo.json", _zenodo(part, study, cited))
         sums = sorted((path.relative_to(folder).as_posix(), sha256_file(path)) for path in _files(folder))
         _put(folder, "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums).encode())
     kinds = [place.split("/", 1)[0] for place in places]
     figures = {place.split("/")[1] for place in places if place.startswith("figures/")}
     return {
-        "figures": len(figures), "tables": kinds.count("tables"), "cards": kinds.count("cards"), "jobs": len(part.jobs)
+        "figures": len(figures), "tables": kinds.count("tables"), "cards": kinds.count("cards"), "jobs": len(part.jobs),
+        **({"left_out": len(left_out)} if left_out else {}),
     }  # fmt: skip
 
 
@@ -156,7 +160,12 @@ def _table(head: str, rows: Iterable[str], otherwise: str) -> list[str]:
 
 
 def _reproduce(
-    history: History, study: str, last: Job, facts: Mapping[str, Any], places: Mapping[str, Artifact]
+    history: History,
+    study: str,
+    last: Job,
+    facts: Mapping[str, Any],
+    places: Mapping[str, Artifact],
+    left_out: Mapping[str, Artifact],
 ) -> str:
     record, commit = last.record, last.record.get("commit") or {}
     machine = record.get("machine") or record.get("host") or {}  # host: schema version 1
@@ -216,6 +225,19 @@ def _reproduce(
             "None.",
         ),
     ]
+    if left_out:
+        lines += [
+            "",
+            "## Left out",
+            "",
+            "These show samples of a source whose terms do not let us pass them on; a run of one's own writes them.",
+            "",
+            *_table(
+                "| file | sha256 |",
+                (f"| {place} | `{left_out[place].sha256}` |" for place in sorted(left_out)),
+                "None.",
+            ),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -397,7 +397,7 @@ def _run(target: str, newest: Job, code: Path, work: Path, python: str, cores: s
         variables.pop(name, None)
     request = Request(cores=cores, directory=str(work), extra=("--no-hooks", target))
     words = [python, *snakemake_command(code, Choice(Path(DEFAULT), "recorded"), request)[1:]]
-    output, status = watch(words, variables, ProvenanceFolder(work / results), workflow, None)
+    output, status = watch(words, variables, ProvenanceFolder(work / results), workflow)
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     if status:
@@ -416,6 +416,8 @@ def _compare(
         reasons[job.name] = own
         for item in job.outputs:
             other, made = again.outputs.get(item.path, (None, None))
+            if made is None and job.record["parameters"].get("temporary"):
+                continue  # a part of an embedding: cut otherwise, it gives the same whole
             if other is not None:
                 own.update(_why(job.record, other.record))
             files.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import queue
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class Request:
     config: str | None = None
     studies: tuple[str, ...] = ()
     name: str | None = None
-    cores: str = "all"
+    cores: str | None = None
+    profile: str | None = None
     dry_run: bool = False
     directory: str = "."
     extra: tuple[str, ...] = ()
@@ -109,7 +111,7 @@ def choose(root: Path, directory: Path, config: str | None, record: bool = True)
 
 
 def _first(root: Path) -> Choice:
-    from conceptome.config import load
+    from conceptome.config.run import load
     from conceptome.sources import first_run_choice, load_sources, mirrors
     from conceptome.workflow import Plan
 
@@ -126,11 +128,12 @@ def _short(path: Path, root: Path) -> Path:
 
 def snakemake_command(root: Path, choice: Choice, request: Request) -> list[str]:
     """Spell the command that runs the workflow."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--nocolor"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(Path(request.directory).resolve())]
-    if (root / PROFILE).is_dir() and not any(item.startswith("--profile") for item in request.extra):
+    if request.profile is not None:
+        command += ["--profile", str(_profile(root, request.profile))]
+    elif (root / PROFILE).is_dir() and not any(item.startswith("--profile") for item in request.extra):
         command += ["--profile", str(root / PROFILE)]
-    # --configfile and --config take every word up to the next option: --cores stands between them and `extra`.
     command += ["--configfile", str(root / choice.path)]
     settings = []
     if request.studies:
@@ -139,10 +142,35 @@ def snakemake_command(root: Path, choice: Choice, request: Request) -> list[str]
         settings.append(f"name={request.name}")
     if settings:
         command += ["--config", *settings]
-    command += ["--cores", request.cores]
+    # --configfile and --config take every word up to the next option: this one stands between them and `extra`.
+    command.append("--nocolor")
+    if request.cores is not None or request.profile is None:
+        command += ["--cores", request.cores or "all"]
     if request.dry_run:
         command.append("--dry-run")
     return [*command, *request.extra]
+
+
+def _profile(root: Path, name: str) -> Path:
+    """Find a profile, here or in the checkout, and see that what it submits jobs with is installed.
+
+    Raises
+    ------
+    ConfigError
+        There is no such profile, or the plugin of its executor is missing.
+    """
+    from conceptome.config.run import read_yaml
+
+    folder = next((path for path in (Path(name).resolve(), root / name) if (path / "config.yaml").is_file()), None)
+    if folder is None:
+        raise ConfigError(f"profile {name} does not exist: name a folder with a config.yaml")
+    executor = read_yaml(folder / "config.yaml").get("executor", "local")
+    plugin = f"snakemake_executor_plugin_{executor.replace('-', '_')}"
+    if executor != "local" and importlib.util.find_spec(plugin) is None:
+        package = plugin.replace("_", "-")
+        mend = "run `make slurm`, or pip install 'conceptome[hpc]'" if executor == "slurm" else f"pip install {package}"
+        raise ConfigError(f"profile {name} needs {package}, which is not installed: {mend}")
+    return folder
 
 
 def environment(root: Path, workflow: str) -> dict[str, str]:
@@ -164,7 +192,7 @@ def run(request: Request) -> int:
     ConceptomeError
         The configuration is wrong, or another run is going on in the same folder.
     """
-    from conceptome.config import load
+    from conceptome.config.run import load
 
     started = time.monotonic()
     root = checkout()
@@ -177,7 +205,7 @@ def run(request: Request) -> int:
     folder = ProvenanceFolder(directory / config.run.results)
     workflow = new_workflow()
     command = snakemake_command(root, choice, request)
-    with nullcontext() if request.dry_run else run_lock(directory) as descriptor:
+    with nullcontext(()) if request.dry_run else run_lock(directory, folder) as descriptors:
         facts = {
             "id": workflow,
             "name": config.run.name,
@@ -188,7 +216,7 @@ def run(request: Request) -> int:
         }
         if not request.dry_run:
             write_json(folder.workflows / f"{workflow}.json", facts)
-        output, code = watch(command, environment(root, workflow), folder, workflow, descriptor)
+        output, code = watch(command, environment(root, workflow), folder, workflow, descriptors)
         if not request.dry_run:
             path = folder.workflows / f"{workflow}.json"
             if output.nothing_to_do:
@@ -201,21 +229,28 @@ def run(request: Request) -> int:
     elif code == 0:
         show_end(folder, config.run.name, output, time.monotonic() - started, directory)
     else:
-        show_failure(output, code, folder)
+        show_failure(output, code, directory)
     print(f"configuration: {choice}", flush=True)
     return code
 
 
 @contextmanager
-def run_lock(directory: Path) -> Iterator[int]:
-    """Hold the folder for this run: the lock dies with us and with Snakemake, which inherits it."""
-    try:
-        with lock(directory / ".snakemake" / "conceptome.lock", wait=False) as descriptor:
-            yield descriptor
-    except AlreadyLocked as error:
-        raise ConceptomeError(
-            f"another run is going on in {directory} ({error}): wait until it ends, or stop it with Ctrl-C there"
-        ) from None
+def run_lock(directory: Path, folder: ProvenanceFolder | None = None) -> Iterator[tuple[int, ...]]:
+    """Hold the folder, and the results, for this run: the locks die with us and with Snakemake, which inherits them.
+
+    Results may be shared by runs in several folders (`results: /absolute/path`), each with Snakemake's lock of its own.
+    """
+    paths = [directory / ".snakemake" / "conceptome.lock"] + ([folder.path / "run.lock"] if folder else [])
+    with ExitStack() as locks:
+        held = []
+        for path, place in zip(paths, (directory, folder and folder.results)):
+            try:
+                held.append(locks.enter_context(lock(path, wait=False)))
+            except AlreadyLocked as error:
+                raise ConceptomeError(
+                    f"another run is going on in {place} ({error}): wait until it ends, or stop it with Ctrl-C there"
+                ) from None
+        yield tuple(held)
 
 
 def unlock(directory: str = ".") -> int:
@@ -232,10 +267,22 @@ def unlock(directory: str = ".") -> int:
 
 
 def watch(
-    command: Sequence[str], variables: dict[str, str], folder: ProvenanceFolder, workflow: str, descriptor: int | None
+    command: Sequence[str],
+    variables: dict[str, str],
+    folder: ProvenanceFolder,
+    workflow: str,
+    descriptors: Sequence[int] = (),
 ) -> tuple[SnakemakeOutput, int]:
-    """Run a command, show its progress, pass Ctrl-C on to it; gives what it said and its exit code."""
+    """Run a command, show its progress, pass Ctrl-C on to it; gives what it said and its exit code.
+
+    `descriptors` are open files that the command keeps: locks that it holds on after this process.
+    """
     output = SnakemakeOutput()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Started in the background by a shell that ignores Ctrl-C for us: Snakemake would inherit it, and could not be
+        # told to end its jobs.
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     # In a process group of its own, so that Ctrl-C reaches it once, through us, and not its jobs behind its back.
     process = subprocess.Popen(
         command,
@@ -246,7 +293,7 @@ def watch(
         text=True,
         errors="replace",
         start_new_session=True,
-        pass_fds=() if descriptor is None else (descriptor,),
+        pass_fds=tuple(descriptors),
     )
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
@@ -341,7 +388,7 @@ def show_end(folder: ProvenanceFolder, name: str, output: SnakemakeOutput, secon
         print(f"  {label:8s} {place}")
 
 
-def show_failure(output: SnakemakeOutput, code: int, folder: ProvenanceFolder) -> None:
+def show_failure(output: SnakemakeOutput, code: int, directory: Path) -> None:
     """Say in as few lines as possible what went wrong and where to read more."""
     if code == INTERRUPTED:
         print("interrupted: nothing is lost, the next run continues where this one stopped", file=sys.stderr)
@@ -355,9 +402,13 @@ def show_failure(output: SnakemakeOutput, code: int, folder: ProvenanceFolder) -
         return
     for line in output.errors:
         print(line, file=sys.stderr)
-    for title, log in output.failed:
+    for title, log, reason in output.failed:
         if not any(line.startswith(f"error: rule {title.split()[0]}") for line in output.errors):
-            print(f"error: rule {title}: ended without a word (killed, or out of memory?)", file=sys.stderr)
+            # A job on a node has no terminal: its own line is in what SLURM has written.
+            for line in _errors_in(log, directory) if reason else ():
+                print(line, file=sys.stderr)
+            ending = reason or "ended without a word (killed, or out of memory?)"
+            print(f"error: rule {title}: {ending}", file=sys.stderr)
         if log:
             print(f"  log: {log}", file=sys.stderr)
     if not output.errors and not output.failed:
@@ -366,6 +417,16 @@ def show_failure(output: SnakemakeOutput, code: int, folder: ProvenanceFolder) -
             print(f"  {line}", file=sys.stderr)
     elif output.failed:
         print("finished jobs are kept: mend this and run again", file=sys.stderr)
+
+
+def _errors_in(logs: str, directory: Path) -> list[str]:
+    """Our one-line errors in the log files of a job, as Snakemake names them."""
+    lines = []
+    for path in logs.split(", "):
+        with suppress(OSError):
+            text = (directory / path).read_text(encoding="utf-8", errors="replace")
+            lines += [line for line in text.splitlines() if line.startswith("error: ")]
+    return lines
 
 
 def _last(lines: Sequence[str]) -> str:

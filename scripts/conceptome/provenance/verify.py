@@ -171,8 +171,8 @@ class Verification:
             elif path not in outputs:
                 message = f"missing, though {job.name} read it (sha256 {short(item.sha256)})"
                 yield Finding("file", str(places[path]), message, item.sha256)
-            # Outputs that the same job no longer writes (fewer seeds, fewer shards) may be gone.
-            elif latest[job.rule, _key(job)] is job:
+            # Outputs that the same job no longer writes (fewer seeds, fewer shards) may be gone, and temporary ones.
+            elif latest[job.rule, _key(job)] is job and not job.record["parameters"].get("temporary"):
                 message = f"missing, though {job.name} wrote it (sha256 {short(item.sha256)})"
                 yield Finding("file", str(places[path]), message, item.sha256)
         known = {os.path.abspath(place) for place in places.values()}

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from conceptome.config.run import FIGURES
+from conceptome.config.evidence import FIGURES
 from conceptome.errors import ConceptomeError, DataError
+from conceptome.figures import FITS
 from conceptome.files import atomic_path, sha256_file
 from conceptome.provenance import ledger, origin
 from conceptome.provenance.display import printer
@@ -22,44 +23,6 @@ from conceptome.provenance.history import Artifact, History, Job
 
 # What a row of a figure's table may name; the wildcards of the job that wrote an input carry the same names.
 KEYS = ("dataset", "model", "whitening", "dictionary")
-# What the rows of a figure owe to the dictionaries that were fitted: each row to its own fit alone, each to all fits of
-# its space (gene sets: the null is calibrated on the codes of all; residues: neurons stand beside), or nothing.
-FITS = {
-    "activations": "none",
-    "reconstruction": "own",
-    "selectivity": "own",
-    "probes": "own",
-    "labels": "own",
-    "gene_sets": "all",
-    "residues": "all",
-    "stability": "own",
-    "recovery": "own",
-    "coverage": "own",
-    "sparse_probes": "own",
-    "space_probes": "own",
-    "absorption": "own",
-    "identifiability": "own",
-    "monosemanticity": "own",
-    "isolation": "own",
-    "diversity": "own",
-    "data_stability": "own",
-    "agreement": "all",
-    "plausibility": "own",
-    "families": "own",
-    "variance_partition": "own",
-    "latent_scaling": "none",
-    "model_similarity": "none",
-    "multidimensional": "own",
-    "intrinsic_dimension": "none",
-    "spread": "none",
-    "lobes": "own",
-    "crystals": "none",
-    "eigenvalue_slope": "own",
-    "explanations": "own",
-    "steering": "own",
-    "factorial": "all",
-    "perturbations": "own",
-}
 _PANEL = re.compile(r"[Ff](\d+)([a-z]{1,2})")
 _SEED = re.compile(r"/seed(\d+)/")
 NODES = 40  # a graph with more steps than this draws the fits of a space as one

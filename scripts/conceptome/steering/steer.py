@@ -255,6 +255,11 @@ def plan(
             raise ConfigError(
                 "steering.concepts needs activations of an esm2 model: take the concepts out of the study"
             )
+        if model.site != "hidden" or model.pool != "tokens":
+            raise ConfigError(
+                "steering.concepts needs an esm2 model's hidden states of residues (site: hidden, pool: tokens): take "
+                "the concepts out of the study, or that model"
+            )
         from conceptome.models.esm2_checkpoint import find_weights
         from conceptome.models.esm2_continuation import Continuation
 
