@@ -55,6 +55,14 @@ wildcard_constraints:
     dictionary=r"[A-Za-z0-9_-]+",
 
 
+# One forward pass over a large data set is cut into parts where the configuration (`scatter`) or the command line
+# (--set-scatter embed=64) says so; bits do not depend on their number. With one part there is nothing to gather.
+# Before every rule: the directive has Snakemake set the constraints of wildcards anew, and of outputs that lie in a
+# store (--default-storage-provider) it would lose them.
+scattergather:
+    embed=CONFIG.run.scatter,
+
+
 # What is retrieved comes over the network, which a cluster's nodes often lack: these run where Snakemake was started.
 localrules:
     all,

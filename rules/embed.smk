@@ -1,9 +1,3 @@
-# One forward pass over a large data set is cut into parts where the configuration (`scatter`) or the command line
-# (--set-scatter embed=64) says so; bits do not depend on their number. With one part there is nothing to gather.
-scattergather:
-    embed=CONFIG.run.scatter,
-
-
 rule embed:
     input:
         dataset=lambda w: PLAN.data_files(w.dataset),

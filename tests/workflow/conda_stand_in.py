@@ -7,6 +7,7 @@ from the same channel, as packages named `pip-NAME`.
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -57,4 +58,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # py-rattler (0.28) has threads of its own that can crash the interpreter while it shuts down: it is not shut down.
+    os._exit(code)

@@ -158,6 +158,8 @@ def test_inputs_and_results_lie_on_s3(s3, plugins, tmp_path):
         run(there, plugins, *arguments)
         # Two downloads of the input were broken off in their first line, and were tried again.
         assert proxy.broken == 2
+        again = run(there, plugins, "--dry-run", *arguments)
+        assert "Nothing to be done" in again.stdout + again.stderr, again.stdout + again.stderr
     stored = tmp_path / "stored"
     python, script = tools("s3-server.txt", "moto"), Path(__file__).with_name("s3_fetch.py")
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
