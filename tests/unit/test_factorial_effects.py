@@ -123,6 +123,11 @@ def test_planted_factors_matter_and_others_do_not():
     for name in ("dictionary", "whitening", "dictionary × whitening", "encoder × whitening"):
         assert rows[name]["verdict"] == "does not matter", name
         assert rows[name]["p"] > 0.01
+    # Were nothing to matter, the rest would be everything; here it is hardly anything, and that is no test.
+    rest = rows["seed × encoder"]
+    assert 0.9 < rest["null_low"] <= rest["null"] <= rest["null_high"] < 1.1
+    assert rest["high"] < 0.1
+    assert np.isnan(rest["p"])
 
 
 def test_encoders_effect_does_not_pass_for_one_of_dictionaries():

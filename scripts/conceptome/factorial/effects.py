@@ -14,7 +14,8 @@ it came from, so that the shares of all terms sum to 1.
 Interval: a bootstrap that in every draw resamples the seeds within each dictionary × whitening and takes the cells'
 values under one resampling of test groups, the same for all cells. Resampled means carry their noise twice, which
 lifts every share; the draws are shifted so that their mean is the estimate. Null: residuals of the model without the
-term, permuted over what it varies between (Freedman and Lane 1983): over fits, or over the encoders of a fit.
+term, permuted over what it varies between (Freedman and Lane 1983): over fits, or over the encoders of a fit. The null
+of the rest is that nothing matters: all cells permuted, which leaves it about everything; it has no p.
 """
 
 from __future__ import annotations
@@ -142,6 +143,11 @@ def degrees(shape: Sequence[int]) -> dict[str, int]:
     return {**found, SEED: d * w * (s - 1), REST: (e - 1) * d * w * (s - 1)}
 
 
+def _left(shape: Sequence[int]) -> str:
+    """The term that is left when all others are taken off: of a design without encoders, the seeds."""
+    return REST if shape[-4] > 1 else SEED
+
+
 @dataclass(frozen=True)
 class Decomposition:
     """Shares of the variance (ε²) and F ratios: term → (…); NaN where all cells are equal, or a term has no freedom."""
@@ -198,8 +204,11 @@ def permuted(y: np.ndarray, term: str, n: int, rng: np.random.Generator) -> np.n
     """Draw designs (n, E, D, W, S) in which a term does nothing (Freedman and Lane 1983).
 
     What the other terms explain stays; what the term and its error leave is permuted: over fits for what varies between
-    them, over the encoders of each fit for what varies within, over the seeds of each encoder for `seed`.
+    them, over the encoders of each fit for what varies within, over the seeds of each encoder for `seed`. For what
+    is left when all others are taken off, all cells are permuted: then nothing but it does anything.
     """
+    if term == _left(y.shape):
+        return rng.permuted(np.broadcast_to(y.ravel(), (n, y.size)), axis=1).reshape(n, *y.shape)
     parts = components(y)
     e, d, w, s = y.shape
     error = SEED if term in BETWEEN else REST
@@ -263,12 +272,13 @@ def analyse(
         spread = shifted(boot.share[term], estimate)
         low, high = map(float, interval(spread, config.confidence))
         null, p = np.full(config.permutations, np.nan), np.nan
-        if term != REST and np.isfinite(estimate) and (term != SEED or df[REST]):
+        if np.isfinite(estimate):
             without = permuted(y, term, config.permutations, rng)
             by_chance = decompose(without)
             null = by_chance.share[term]
-            beyond = by_chance.ratio[term] >= found.ratio[term] * (1 - 1e-9)
-            p = (1 + int(beyond.sum())) / (1 + config.permutations)
+            if term != _left(y.shape):
+                beyond = by_chance.ratio[term] >= found.ratio[term] * (1 - 1e-9)
+                p = (1 + int(beyond.sum())) / (1 + config.permutations)
             if term in AXES:
                 levels += _levels(y, sampled, without, term, names[term], config, kept, mean, deviation)
         null_low, null_high = map(float, interval(null, config.confidence))

@@ -30,7 +30,9 @@ def _estimate(row: object, digits: int = 2) -> str:
 
 
 def _share(row: object, mark: str) -> str:
-    return f"{mark}{_estimate(row)}{mark} (null ≤ {_number(row.null_high)})"
+    # Were nothing to matter, what is left would be everything: its null is about 1, those of the others about 0.
+    null = f"≥ {_number(row.null_low)}" if row.null > 0.5 else f"≤ {_number(row.null_high)}"
+    return f"{mark}{_estimate(row)}{mark} (null {null})"
 
 
 def page(tables: Mapping[str, pd.DataFrame], config: Factorial) -> str:
@@ -42,12 +44,7 @@ def page(tables: Mapping[str, pd.DataFrame], config: Factorial) -> str:
     rows = []
     for term in TERMS:
         found = [shares.get((name, term)) for name in names]
-        texts = [
-            "–"
-            if row is None
-            else f"{mark[row.verdict]}{_estimate(row)}{mark[row.verdict]} (null ≤ {_number(row.null_high)})"
-            for row in found
-        ]
+        texts = ["–" if row is None else _share(row, mark[row.verdict]) for row in found]
         rows.append([term, *texts])
     levels = {(row.endpoint, row.term, row.level): row for row in summary[summary["level"] != ""].itertuples()}
     of_factor = {"encoder": config.encoders, "dictionary": config.dictionaries, "whitening": config.whitenings}
@@ -63,8 +60,8 @@ def page(tables: Mapping[str, pd.DataFrame], config: Factorial) -> str:
         f"whitenings at one L0 on {', '.join(cells['dataset'].unique())}. Every number is that of test samples.",
         "## What matters",
         f"Share of the variance over cells (ε²), mean over data sets, with its {100 * config.confidence:g} % interval "
-        f"and the upper end of its permutation null. **Bold**: surely above {config.matters_above:g}; *italic*: not "
-        "decided.",
+        "and the upper end of its permutation null (of what is left, the lower end: were nothing to matter, it would "
+        f"be everything). **Bold**: surely above {config.matters_above:g}; *italic*: not decided.",
         markdown(["term", *titles], rows),
         "## Levels",
         "Deviation of each level from the mean of all cells, in standard deviations of the cells, mean over data sets.",

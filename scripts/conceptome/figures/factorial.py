@@ -227,9 +227,9 @@ def _sentences(
         f"Intervals: {100 * config.confidence:g} %, bootstrap over seeds and test groups: {levels}; for these data "
         "sets, not for a population of them. Below, over seeds: from the lowest lower to the highest upper bound.",
         "Null (grey): above and middle, levels permuted where the term does nothing "
-        f"({config.permutations} permutations, Freedman and Lane); below, labels permuted ({config.null_draws} draws), "
-        "FVU of another row's reconstruction (beyond the axis where it exceeds 1). What is left (seed × encoder; of "
-        "atoms alone, seed) has no null.",
+        f"({config.permutations} permutations, Freedman and Lane; for what is left, seed × encoder or of atoms alone "
+        "seed, all cells are permuted, which leaves it everything); below, labels permuted "
+        f"({config.null_draws} draws), FVU of another row's reconstruction (beyond the axis where it exceeds 1).",
         *captions.warnings(cards, datasets, dict.fromkeys(zip(effects["dataset"], effects["model"]))),
     ]
 
