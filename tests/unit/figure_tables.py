@@ -8,6 +8,7 @@ import figure_tables_atoms
 import numpy as np
 import pandas as pd
 
+PARTS = ("", "_low", "_high", "_null")
 METHODS = {"topk": 3, "icfl": 3, "pca": 1, "ica": 3, "random": 3, "identity": 1}
 STUDIES = {
     "kang2018": {"models": ["scvi", "pca"], "whitenings": ["none", "pca"], "m": 256, "d": 50},
@@ -159,8 +160,8 @@ def activations(rng):
                             "sample_id": [f"{data}:{i}" for i in range(n)],
                             "pc1": pc[:, 0],
                             "pc2": pc[:, 1],
-                            "pc1_share": 0.31,
-                            "pc2_share": 0.12,
+                            **{f"pc1_share{part}": each for part, each in zip(PARTS, (0.31, 0.25, 0.36, 0.04))},
+                            **{f"pc2_share{part}": each for part, each in zip(PARTS, (0.12, 0.1, 0.15, 0.03))},
                             "control": control,
                             "group": "g",
                             "batch": batch,

@@ -89,6 +89,8 @@ def variance_partition(rng):
             pd.DataFrame(
                 key
                 | {"atom": np.arange(m), "biological": biological, "technical_share": technical, "technical": flag}
+                | {"biological_low": 0.8 * biological, "biological_high": 1.2 * biological}
+                | {"technical_low": 0.8 * technical, "technical_high": 1.2 * technical}
                 | {"technical_null_high": 0.01, "n": 2000}
             )
         )
@@ -162,7 +164,10 @@ def latent_scaling(rng):
     atoms = []
     for model, other in (("scvi", "pca"), ("pca", "scvi")):
         key = {"dataset": "kang2018", "model": model, "whitening": "none", "other": other, "seed": 0}
-        values = {"nu_error": rng.gamma(2, 0.6, 60), "nu_reconstruction": rng.gamma(2, 0.6, 60)}
+        values = {}
+        for name in ("nu_error", "nu_reconstruction"):
+            nu = rng.gamma(2, 0.6, 60)
+            values |= {name: nu, f"{name}_low": 0.8 * nu, f"{name}_high": 1.2 * nu, f"{name}_null_high": 0.15}
         kind = rng.choice(["shared", "own", "other"], 60)
         atoms.append(pd.DataFrame({**key, "atom": np.arange(60), **values, "kind": kind}))
     return {"latent_scaling": frame, "latent_scaling_atoms": pd.concat(atoms, ignore_index=True)}

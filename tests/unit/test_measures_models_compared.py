@@ -62,6 +62,9 @@ def test_atoms_carry_their_ratios(scaled):
     assert (own["nu_error"] < 0.2).all()
     assert (own["nu_reconstruction"] < 0.5).all()
     assert shared["nu_error"].median() > 0.5
+    # What samples that do not belong together reach lies between what is one model's own and what is shared.
+    for part in ("error", "reconstruction"):
+        assert 0 < atoms[f"nu_{part}_null_high"].iloc[0] < shared[f"nu_{part}_low"].median()
     assert own["own_norm"].mean() > shared["own_norm"].mean()
     assert (atoms["n_active"] > 0).sum() == scaled["latent_scaling"]["atoms"].iloc[0]
 

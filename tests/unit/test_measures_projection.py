@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from conceptome.config.evidence import Measures
-from conceptome.measures.projection import axes, projection, spectrum
+from conceptome.measures.projection import axes, projection, shares, spectrum
 
 CONFIG = Measures(bootstraps=100)
 
@@ -11,13 +11,36 @@ CONFIG = Measures(bootstraps=100)
 def test_axes_are_the_planted_ones_with_a_fixed_sign():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 4)) * [0.1, 5, 0.1, 2] + 30
-    found, shares = axes(x)
+    found = axes(x)
     np.testing.assert_allclose(found, [[0, 1, 0, 0], [0, 0, 0, 1]], atol=0.05)
-    np.testing.assert_allclose(shares, [25 / 29, 4 / 29], atol=0.03)
-    np.testing.assert_array_equal(axes(x)[0], found)
-    one, share = axes(x[:, :1])
-    assert one.shape == (2, 1)
-    assert share[1] == 0
+    np.testing.assert_array_equal(axes(x), found)
+    assert axes(x[:, :1]).shape == (2, 1)
+
+
+def test_shares_of_variance_have_an_interval_and_a_null():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(500, 4)) * [0.1, 5, 0.1, 2] + 30
+    groups = np.repeat(np.arange(50), 10).astype(str)
+    found = shares(x, axes(x), groups, CONFIG, white=False)
+    assert found["pc1_share"] == pytest.approx(25 / 29, abs=0.03)
+    assert found["pc1_share_low"] < 25 / 29 < found["pc1_share_high"]
+    assert found["pc2_share_low"] < 4 / 29 < found["pc2_share_high"]
+    # Resampled rows, decomposed by hand along the same axes.
+    draws = []
+    for _ in range(200):
+        rows = x[np.arange(500).reshape(50, 10)[rng.integers(0, 50, 50)].ravel()]
+        draws.append((rows @ axes(x)[0]).var() / rows.var(axis=0).sum())
+    np.testing.assert_allclose(
+        [found["pc1_share_low"], found["pc1_share_high"]], np.quantile(draws, [0.025, 0.975]), atol=0.01
+    )
+    # Of rows alike in all directions the largest share is that of the null; of fixed axes 1 / p.
+    flat = rng.normal(size=(400, 100))
+    largest = shares(flat, axes(flat), np.arange(400).astype(str), CONFIG, white=False)
+    assert largest["pc1_share"] == pytest.approx(largest["pc1_share_null"], rel=0.1)
+    fixed = shares(flat, np.eye(2, 100), np.arange(400).astype(str), CONFIG, white=True)
+    assert fixed["pc1_share_null"] == 0.01
+    assert fixed["pc1_share"] == pytest.approx(0.01, rel=0.2)
+    assert np.isnan(shares(flat, axes(flat), np.zeros(400), CONFIG, white=False)["pc1_share_low"])
 
 
 def described(n, control):
@@ -32,7 +55,7 @@ def test_the_controls_give_origin_and_axes_and_labels_are_carried_along():
     control = np.arange(200) < 100
     x = rng.normal(size=(200, 3)) * [1, 4, 2]
     x[~control] += [500, 30, 0]
-    table = projection(x[control], x, described(200, control))
+    table = projection(x[control], np.arange(100), x, described(200, control), CONFIG)
     assert list(table["sample_id"][:2]) == ["c0", "c1"]
     assert abs(table["pc1"][:100].mean()) < 1e-9
     assert table["pc1"][:100].std() == pytest.approx(x[control, 1].std(ddof=1), rel=0.1)
@@ -43,10 +66,10 @@ def test_the_controls_give_origin_and_axes_and_labels_are_carried_along():
 def test_white_controls_are_shown_on_the_first_two_coordinates():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(100, 3)) * [1, 1.001, 1]
-    table = projection(x, x, described(100, True), white=True)
+    table = projection(x, np.arange(100), x, described(100, True), CONFIG, white=True)
     np.testing.assert_allclose(table[["pc1", "pc2"]], (x - x.mean(axis=0))[:, :2])
     assert table["pc1_share"][0] == pytest.approx(1 / 3, abs=0.1)
-    one = projection(x[:, :1], x[:, :1], described(100, True), white=True)
+    one = projection(x[:, :1], np.arange(100), x[:, :1], described(100, True), CONFIG, white=True)
     assert one["pc1_share"][0] == 1
     assert (one["pc2"] == 0).all()
 

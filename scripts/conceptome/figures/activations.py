@@ -45,7 +45,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     drawing = Drawing(figure, "Activations before and after whitening with controls")
     letters = style.letters()
     outside = 0
-    facts, drawn = [], []
+    facts, drawn, shares = [], [], []
     for line, (data, colour_by) in zip(axes, rows):
         here = points[points["dataset"] == data]
         model = here["model"].iloc[0]
@@ -61,6 +61,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             for axis, label in ((1, panel.set_xlabel), (2, panel.set_ylabel)):
                 share = f" ({100 * source[f'pc{axis}_share'].iloc[0]:.0f} %)" if f"pc{axis}_share" in source else ""
                 label(f"PC {axis}{share}")
+            if colour_by == "control" and "pc1_share_low" in source:
+                shares.append(f"{data} {style.whitening_label(whitening)} {_shares(source.iloc[0])}")
             drawing.add(letter, part)
             if colour_by == "control" and whitening == shown[0]:
                 facts.append(
@@ -92,12 +94,14 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "label "
         f"exists, by batch. {captions.count(outside)} extreme points lie outside the frames. n: "
         f"{captions.several(facts)}.",
+        f"Shares of the training controls' variance along the axes, with interval: {captions.several(shares)}; null: "
+        "as many rows alike in all directions (upper edge of Marchenko and Pastur; along fixed, whitened axes 1 in p).",
         "Spectrum: eigenvalues (variance, log scales) of the covariance of TEST controls, which the whitening, fitted "
         "on training controls, has not seen. A whitening that holds on them is flat near 1 (dotted), as flat as the "
         "null; one that overfits its controls bends away from it.",
         "Null (grey): the spectrum of as many independent samples with the same total variance, alike in all "
         "directions.",
-        captions.interval(cards, datasets) + " They belong to the eigenvalues (band); points have none.",
+        captions.interval(cards, datasets) + " They belong to shares and eigenvalues (band); points have none.",
         *captions.notes(cards, datasets),
         *captions.warnings(cards, datasets, dict.fromkeys(drawn)),
     ]
@@ -109,6 +113,16 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     )
     drawing.sentences += [rest] if rest else []
     return drawing
+
+
+def _shares(row: pd.Series) -> str:
+    """Both shares of variance with interval and null, in per cent."""
+    texts = []
+    for axis in (1, 2):
+        value, low, high, null = (100 * row[f"pc{axis}_share{part}"] for part in ("", "_low", "_high", "_null"))
+        bounds = f"[{low:.0f}, {high:.0f}]" if low == low else "(one group: no interval)"
+        texts.append(f"PC {axis} {value:.0f} % {bounds} (null {null:.1f} %)")
+    return ", ".join(texts)
 
 
 def _batches(points: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]], data: str) -> list[str]:

@@ -17,6 +17,7 @@ PANELS = {"shared": "shared by both", "own": "this model's own", "other": "the o
 COLOURS = {"shared": "#56B4E9", "own": "#D55E00", "other": "#009E73"}
 # ν of atoms that one model lacks altogether in the other direction is unbounded.
 LARGEST = 2.0
+SPACES = ("error", "reconstruction")
 
 
 def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]) -> Drawing:
@@ -33,7 +34,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     panels, shown = [], []
     atoms = tables.get("latent_scaling_atoms", pd.DataFrame())
     if len(atoms):
-        need(atoms, "latent_scaling_atoms", ["dataset", "model", "other", "kind", "nu_error", "nu_reconstruction"])
+        names = [f"nu_{what}{part}" for what in SPACES for part in ("", "_low", "_high", "_null_high")]
+        need(atoms, "latent_scaling_atoms", ["dataset", "model", "other", "kind", *names])
     for data, model in dict.fromkeys(zip(frame["dataset"], frame["model"])):
         here = frame[(frame["dataset"] == data) & (frame["model"] == model)]
         for kind, heading in PANELS.items():
@@ -44,8 +46,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             part = atoms[where & (atoms["whitening"] == here["whitening"].iloc[0])]
             part = part.dropna(subset=["nu_error", "nu_reconstruction"])
             if len(part):
-                limits = {"nu_error": part["nu_error"], "nu_reconstruction": part["nu_reconstruction"]}
-                shown.append(part.assign(**{name: values.clip(upper=LARGEST) for name, values in limits.items()}))
+                shown.append(part.assign(**{name: part[name].clip(upper=LARGEST) for name in names}))
     drawing, letters, axes = draw_dots(
         "Concepts that two models share", panels, cards, "null: permuted pairs", more=len(shown), height=46
     )
@@ -67,7 +68,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "Atoms of a crosscoder of two models, sorted by latent scaling: ν is how strongly an atom's code is present in "
         "the other model relative to this one (no unit), in the error without the atom and in the reconstruction. An "
         "atom is one model's own where the other's ν is below 0.2 (error) and 0.5 (reconstruction). Below: ν atom by "
-        f"atom, larger values at {LARGEST:g}; blue shared, orange this model's own, green the other's. n: {sizes}.",
+        f"atom with its intervals, larger values at {LARGEST:g}; blue shared, orange this model's own, green the "
+        f"other's; grey: up to where ν reaches in crosscoders of the null. n: {sizes}.",
         f"Shares of atoms: {told}.",
         intervals(cards, unique(frame["dataset"]), "latent_scaling"),
         "Activations are taken as the models give them: whitenings play no part, and one is drawn. "
@@ -78,9 +80,15 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
 
 
 def _scatter(axes: Axes, part: pd.DataFrame) -> None:
-    """ν of reconstruction against ν of error, with the thresholds."""
+    """ν of reconstruction against ν of error, with intervals and the thresholds, over the null."""
+    reach = part[["nu_error_null_high", "nu_reconstruction_null_high"]].iloc[0].tolist()
+    if reach[0] == reach[0]:
+        axes.fill_between([0, reach[0]], 0, reach[1], color=style.NULL_COLOUR, alpha=0.4, lw=0, zorder=0)
     for kind, colour in COLOURS.items():
         own = part[part["kind"] == kind]
+        between = {"color": colour, "lw": 0.4, "alpha": 0.35, "zorder": 1}
+        axes.hlines(own["nu_reconstruction"], own["nu_error_low"], own["nu_error_high"], **between)
+        axes.vlines(own["nu_error"], own["nu_reconstruction_low"], own["nu_reconstruction_high"], **between)
         axes.scatter(own["nu_error"], own["nu_reconstruction"], s=6, color=colour, lw=0)
     axes.plot([0.2, 0.2], [0, 0.5], color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8)
     axes.plot([0, 0.2], [0.5, 0.5], color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8)

@@ -101,7 +101,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "Average: share of the class's samples on which the atom fires minus the share of all other samples; max: "
         "minus "
         f"the share in the next class. Shares, no unit. n test samples: {sizes}.",
-        f"Atoms whose interval for average selectivity lies wholly above the highest permuted curve: "
+        f"Atoms whose interval for average selectivity lies wholly above the highest permuted curve (range of the "
+        f"seeds; of permuted labels hardly ever one, for that is the upper bound of the curves' first rank): "
         f"{captions.several(facts)}.",
         captions.interval(cards, datasets)
         + " Bars at ranks "

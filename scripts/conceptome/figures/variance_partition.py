@@ -46,7 +46,12 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     atoms = tables.get("variance_partition_atoms", pd.DataFrame())
     shown = []
     if len(atoms):
-        need(atoms, "variance_partition_atoms", [*KEYS, "seed", "atom", "biological", "technical_share", "technical"])
+        shares = [f"{name}_{bound}" for name in ("biological", "technical") for bound in ("low", "high")]
+        need(
+            atoms,
+            "variance_partition_atoms",
+            [*KEYS, "seed", "atom", "biological", "technical_share", *shares, "technical_null_high", "technical"],
+        )
         for data in datasets:
             model = frame.loc[frame["dataset"] == data, "model"].iloc[0]
             here = atoms[(atoms["dataset"] == data) & (atoms["model"] == model)].dropna(
@@ -90,7 +95,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         "all orders in which the sources enter a linear model (0 on average for labels that say nothing). Above: mean "
         f"over the atoms that vary. Sources: {which}. n: {sizes}.",
         f"Mean shares: {facts(panels)}.",
-        "Below: each atom of one dictionary (the fixed choice of all figures); an atom is technical (orange) when the "
+        "Below: each atom of one dictionary (the fixed choice of all figures), with its intervals; grey: up to where "
+        "the technical share of permuted codes reaches in the median atom; an atom is technical (orange) when the "
         "lower bound of its technical share lies above the upper bound of its biological share and above its null. "
         "Technical atoms, mean over seeds (range of the seeds; of codes that know nothing of the sources hardly ever "
         f"one, for both bounds are those of {_confidence(cards, datasets)} intervals): {flags}.",
@@ -114,7 +120,7 @@ def _confidence(cards: Mapping[str, Mapping[str, Any]], datasets: list[str]) -> 
 
 
 def _atoms(axes: Axes, part: pd.DataFrame) -> None:
-    """Technical against biological share, one dot per atom, with the null's upper bound."""
+    """Technical against biological share, one dot per atom with its intervals, over the null's upper bound."""
     bounds = part["technical_null_high"].dropna()
     if len(bounds):
         axes.axhspan(
@@ -127,6 +133,9 @@ def _atoms(axes: Axes, part: pd.DataFrame) -> None:
     for flag, colour in ((False, style.REST_COLOUR), (True, FLAGGED)):
         own = part[part["technical"] == flag]
         if len(own):
+            between = {"color": colour, "lw": 0.4, "alpha": 0.35, "zorder": 1}
+            axes.hlines(own["technical_share"], own["biological_low"], own["biological_high"], **between)
+            axes.vlines(own["biological"], own["technical_low"], own["technical_high"], **between)
             axes.scatter(own["biological"], own["technical_share"], s=5, color=colour, lw=0, zorder=3 if flag else 2)
     axes.axline((0, 0), slope=1, color=style.REFERENCE_COLOUR, linestyle=":", lw=0.8)
     axes.set_xlabel("biological share")

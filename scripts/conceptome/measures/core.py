@@ -205,8 +205,10 @@ def measure(
     frames["activations"] = [
         projection(
             whitening.transform(store.read(fitted)),
+            bench.groups[fitted],
             whitening.transform(store.read(shown)),
             bench.obs.iloc[shown],
+            config,
             white=whitening.card.get("method") == "pca",
         )
     ]

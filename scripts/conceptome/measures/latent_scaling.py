@@ -36,9 +36,11 @@ TABLES = {
         "nu_error": "float64",
         "nu_error_low": "float64",
         "nu_error_high": "float64",
+        "nu_error_null_high": "float64",
         "nu_reconstruction": "float64",
         "nu_reconstruction_low": "float64",
         "nu_reconstruction_high": "float64",
+        "nu_reconstruction_null_high": "float64",
         "kind": "object",
         "n_active": "int64",
     },
@@ -135,7 +137,8 @@ def measure(space: Space, config: LatentScaling) -> dict[str, list[pd.DataFrame]
     tables of all whitenings of a model are alike.
 
     Interval: bootstrap by group over test samples, moved by its bias. Null: crosscoders of pairs of samples that do not
-    belong together (the other model's samples permuted in both splits): what is shared then is shared by chance.
+    belong together (the other model's samples permuted in both splits): what is shared then is shared by chance; of ν,
+    the upper bound over all atoms of those that are more this model's than the other's.
 
     Returns
     -------
@@ -168,13 +171,18 @@ def measure(space: Space, config: LatentScaling) -> dict[str, list[pd.DataFrame]
         low, high = interval(drawn_shares - drawn_shares.mean(axis=0) + value, config.confidence)
         low, high = np.clip(np.minimum(low, value), 0, 1), np.clip(np.maximum(high, value), 0, 1)
         nu_low, nu_high = interval(np.stack([each for _, each in draws]), config.confidence)
-        null = []
+        null, nu_null = [], []
         for draw in range(config.permutations):
             rng = np.random.default_rng(seeded(config.seed, "latent_scaling", "null", name, draw))
             mixed = {part: rows[rng.permutation(len(rows))] for part, rows in other.items()}
             chance = _fitted(own["train"], mixed["train"], config)
-            null.append(shares(kinds(chance, np.concatenate([own["test"], mixed["test"]], axis=1))[0]))
+            kind_null, each = kinds(chance, np.concatenate([own["test"], mixed["test"]], axis=1))
+            null.append(shares(kind_null))
+            # An atom of what does not belong together is one model's: ν there is what the other reaches by chance.
+            nu_null.append(each[:, (each < 1).all(axis=0)])
         null_low, null_high = interval(np.stack(null), config.confidence)
+        by_chance = np.concatenate(nu_null, axis=1)
+        highest = np.quantile(by_chance, (1 + config.confidence) / 2, axis=1) if by_chance.size else [np.nan, np.nan]
         summaries.append(
             pd.DataFrame(
                 {
@@ -202,9 +210,11 @@ def measure(space: Space, config: LatentScaling) -> dict[str, list[pd.DataFrame]
                     "nu_error": nu[0],
                     "nu_error_low": nu_low[0],
                     "nu_error_high": nu_high[0],
+                    "nu_error_null_high": highest[0],
                     "nu_reconstruction": nu[1],
                     "nu_reconstruction_low": nu_low[1],
                     "nu_reconstruction_high": nu_high[1],
+                    "nu_reconstruction_null_high": highest[1],
                     "kind": np.array([*KINDS, "silent"])[kind],
                     "n_active": dictionary.encode(X).counts(),
                 }

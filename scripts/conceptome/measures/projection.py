@@ -18,26 +18,78 @@ if TYPE_CHECKING:
 RESERVED = ("control", "group", "batch", "split")
 
 
-def axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First two principal axes of rows x (n, p), as (2, p), signs fixed (largest loading positive), and their shares.
+def axes(x: np.ndarray) -> np.ndarray:
+    """First two principal axes of rows x (n, p), (2, p): largest loading positive; with p = 1 the second is zero."""
+    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    chosen = vectors[:, np.argsort(-values, kind="stable")[:2]].T
+    chosen *= np.sign(chosen[np.arange(len(chosen)), np.abs(chosen).argmax(axis=1)])[:, None]
+    return chosen if len(chosen) > 1 else np.vstack([chosen, np.zeros_like(chosen)])
+
+
+def shares(
+    controls: np.ndarray, directions: np.ndarray, groups: np.ndarray, config: Measures, *, white: bool
+) -> dict[str, float]:
+    """Give the share of the controls' variance along each of two directions, with interval and null.
+
+    Parameters
+    ----------
+    controls
+        (n, p) rows.
+    directions
+        (2, p) unit vectors.
+    groups
+        (n,) their groups; the interval resamples them, and holds the directions fixed.
+    white
+        Whether the directions were fixed beforehand, not chosen to have the largest variance.
 
     Returns
     -------
-    axes, shares
-        (2, p) and (2,) share of the total variance; with p = 1 the second axis is zero.
+    dict
+        pc1_share, pc1_share_low, pc1_share_high, pc1_share_null, and so on for pc2. Null: rows alike in all directions,
+        1 / p along one that was fixed, (1 + √(p / n))² / p (the upper edge; at most 1) along the largest.
+
+    References
+    ----------
+    Marchenko and Pastur 1967 (the edge).
     """
-    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    order = np.argsort(-values, kind="stable")[:2]
-    chosen = vectors[:, order].T
-    chosen *= np.sign(chosen[np.arange(len(chosen)), np.abs(chosen).argmax(axis=1)])[:, None]
-    shares = np.maximum(values[order], 0.0) / max(float(np.maximum(values, 0.0).sum()), 1e-300)
-    if len(chosen) < 2:
-        chosen, shares = np.vstack([chosen, np.zeros_like(chosen)]), np.append(shares, 0.0)
-    return chosen, shares
+    from scipy.sparse import csr_array
+
+    n, p = controls.shape
+    centred = controls.astype(np.float64) - controls.mean(axis=0, dtype=np.float64)
+    along, whole = (centred @ directions.T) ** 2, (centred**2).sum(axis=1)
+    value = along.sum(axis=0) / max(float(whole.sum()), 1e-300)
+    low = high = np.full(2, np.nan)
+    code, names = group_codes(groups)
+    if len(names) > 1:
+        weights = bootstrap_groups(groups, config.bootstraps, seeded(config.seed, "shares")).astype(np.float64)
+        onto = csr_array((np.ones(n), (code, np.arange(n))), shape=(len(names), n))
+        sums = [weights @ (onto @ each) for each in (centred, along, whole[:, None], np.ones((n, 1)))]
+        mean = sums[0] / sums[3]
+        drawn = (sums[1] / sums[3] - (mean @ directions.T) ** 2) / np.maximum(
+            sums[2] / sums[3] - (mean**2).sum(axis=1, keepdims=True), 1e-300
+        )
+        low, high = interval(drawn, config.confidence)
+    null = 1 / p if white else min((1 + np.sqrt(p / n)) ** 2 / p, 1.0)
+    found = {}
+    for axis in (0, 1):
+        name = f"pc{axis + 1}_share"
+        found |= {
+            name: float(value[axis]), f"{name}_low": float(low[axis]), f"{name}_high": float(high[axis]),
+            f"{name}_null": null if axis < p else 0.0,
+        }  # fmt: skip
+    return found
 
 
-def projection(controls: np.ndarray, x: np.ndarray, obs: pd.DataFrame, *, white: bool = False) -> pd.DataFrame:
+def projection(
+    controls: np.ndarray,
+    groups: np.ndarray,
+    x: np.ndarray,
+    obs: pd.DataFrame,
+    config: Measures,
+    *,
+    white: bool = False,
+) -> pd.DataFrame:
     """Project samples on the first two principal axes of the controls.
 
     Controls that were whitened have the same variance in every direction, and no principal axes of their own; there
@@ -47,6 +99,8 @@ def projection(controls: np.ndarray, x: np.ndarray, obs: pd.DataFrame, *, white:
     ----------
     controls
         (n', p) training controls: their mean is the origin.
+    groups
+        (n',) their groups.
     x
         (n, p) samples to project, described by `obs` (index sample_id).
     white
@@ -55,26 +109,20 @@ def projection(controls: np.ndarray, x: np.ndarray, obs: pd.DataFrame, *, white:
     Returns
     -------
     pandas.DataFrame
-        sample_id, pc1, pc2, pc1_share, pc2_share (shares of the controls' variance along each), control, group, batch,
-        split, and every other column of obs.
+        sample_id, pc1, pc2, the `shares` of the controls' variance along each, control, group, batch, split, and every
+        other column of obs.
     """
     import pandas as pd
 
     origin = controls.mean(axis=0, dtype=np.float64)
-    if white:
-        spread = controls.var(axis=0, dtype=np.float64)
-        directions, shares = np.eye(2, controls.shape[1]), np.zeros(2)
-        shares[: len(spread)] = spread[:2] / max(float(spread.sum()), 1e-300)
-    else:
-        directions, shares = axes(controls)
+    directions = np.eye(2, controls.shape[1]) if white else axes(controls)
     points = (x.astype(np.float64) - origin) @ directions.T
     table = pd.DataFrame(
         {
             "sample_id": obs.index.astype(str).to_numpy(),
             "pc1": points[:, 0],
             "pc2": points[:, 1],
-            "pc1_share": shares[0],
-            "pc2_share": shares[1],
+            **shares(controls, directions, groups, config, white=white),
         }
     )
     for column in RESERVED:
