@@ -17,6 +17,7 @@ from collections.abc import Callable, Container
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import dag
 import numpy as np
 import pandas as pd
 from bars import AUTOENCODERS, BASELINES, GENE_SET_PEERS, OURS, PEERS, SAE_LENS_BF16, TORCH_PATH, Contest, contests
@@ -292,6 +293,14 @@ class Run:
         self.measured.embedding = json.loads(done.stdout.strip().splitlines()[-1])
         say(f"  {json.dumps(self.measured.embedding)}")
 
+    def dag(self) -> None:
+        """A graph of thousands of jobs."""
+        if self.late("a graph of jobs"):
+            return
+        say(f"[{self.clock.minutes:.1f} min] a graph of jobs")
+        self.measured.dag = dag.measure(copies=1 if self.quick else dag.COPIES)
+        say(f"  {json.dumps(self.measured.dag)}")
+
     def residues(self) -> None:
         """Residue enrichment at full size, in a process of its own, whose memory is then its own too."""
         say(f"[{self.clock.minutes:.1f} min] residue enrichment")
@@ -343,8 +352,9 @@ def main() -> None:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=[*keys, "residues"],
-        help="these contests alone, or residue enrichment at full size; prints what they took and writes no page",
+        choices=[*keys, "residues", "embedding", "dag"],
+        help="these parts alone: contests, residue enrichment at full size, embedding, a graph of 3,000 jobs; prints "
+        "what they took and writes no page",
     )
     arguments = parser.parse_args()
     if not available():
@@ -357,13 +367,15 @@ def main() -> None:
                 # A failure ends such a run with its message: there is no page that could tell it.
                 if set(arguments.only) & set(keys):
                     run.compare(arguments.only)
-                if "residues" in arguments.only:
-                    run.residues()
+                for part in ("residues", "embedding", "dag"):
+                    if part in arguments.only:
+                        getattr(run, part)()
                 return
             run.attempt("the machine's limits", run.limits)
             run.attempt("the contests", run.compare)
             run.attempt("quality", run.quality)
             run.attempt("embedding", run.embedding)
+            run.attempt("a graph of jobs", run.dag)
             run.attempt("rows against m and threads", run.sweeps)
             run.finish(page)
         finally:

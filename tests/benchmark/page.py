@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dag
 import embedding
 import pandas as pd
 from bars import (
@@ -52,6 +53,7 @@ class Measured:
     scaling: pd.DataFrame | None = None
     quality: pd.DataFrame | None = None
     embedding: dict[str, Any] | None = None
+    dag: dict[str, Any] | None = None
     left_out: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     minutes: float = math.nan
@@ -225,6 +227,8 @@ def write(measured: Measured, path: Path) -> None:
         lines += contest_lines(contest, results)
     if measured.embedding is not None:
         lines += ["", "## Embedding", "", *embedding.lines(measured.embedding)]
+    if measured.dag is not None:
+        lines += ["", "## Jobs", "", *dag.lines(measured.dag)]
     if measured.sizes is not None:
         lines += ["", "## Against the number of atoms", "", "![Rows per second against m](performance_m.svg)"]
     if measured.scaling is not None:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 CONFIGURATION = Path("/etc/slurm/slurm.conf")  # no variable that names another place reaches srun inside a job
 MUNGE = Path("/run/munge")
 MARK = "# Written by Conceptome's tests."
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
+CLUSTER = "conceptome"
 NODES = ("n1", "n2")
 CPUS, MEMORY_MB = 4, 8000
 
@@ -77,6 +80,8 @@ class SlurmHost:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        for process in _left_by_jobs():
+            process.kill()
         CONFIGURATION.unlink(missing_ok=True)
 
     def ask(self, *command: str) -> str:
@@ -124,7 +129,7 @@ class SlurmHost:
             for name, port in zip(NODES, ports, strict=True)
         )
         return f"""{MARK}
-ClusterName=conceptome
+ClusterName={CLUSTER}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmUser=root
@@ -174,6 +179,16 @@ def free_ports(number: int) -> list[int]:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's variables, with the folders of system programs on the path."""
     return {**os.environ, **(extra or {}), "PATH": _path()}
+
+
+def _left_by_jobs() -> list[psutil.Process]:
+    """Processes that outlived their jobs: without control groups, what made a session of its own is not killed."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURM_CLUSTER_NAME") == CLUSTER:
+                found.append(process)
+    return found
 
 
 def _path() -> str:
