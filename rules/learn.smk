@@ -26,6 +26,8 @@ rule learn:
     resources:
         mem_mb=memory(2000),
         runtime=minutes(480),
+        # Asked for by what trains on one (`device: cuda`) and by nothing else; a machine lends them by --resources gpu=1.
+        gpu=lambda w: PLAN.gpus(w.dataset, w.dictionary),
     params:
         dictionary=lambda w: PLAN.study(w.dataset).dictionaries[w.dictionary].model_dump(mode="json"),
         seeds=lambda w: PLAN.seeds(w.dataset, w.dictionary),

@@ -286,6 +286,10 @@ class Plan:
         """Processes that train a dictionary together."""
         return getattr(self.study(dataset).dictionaries[dictionary], "processes", 1)
 
+    def gpus(self, dataset: str, dictionary: str) -> int:
+        """GPUs that the training of a dictionary asks for."""
+        return int(getattr(self.study(dataset).dictionaries[dictionary], "device", "cpu") != "cpu")
+
     def dictionary_names(self, *, seedless: bool, together: bool = False) -> list[str]:
         """Names of the dictionaries of all studies whose method does not (or does) depend on a seed.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 CONFIGURATION = Path("/etc/slurm/slurm.conf")  # no variable that names another place reaches srun inside a job
+GPUS = CONFIGURATION.with_name("gres.conf")
 MUNGE = Path("/run/munge")
 MARK = "# Written by Conceptome's tests."
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
@@ -33,6 +34,8 @@ def why_not() -> str | None:
         return "munge has no key: apt-get install munge makes one"
     if CONFIGURATION.exists() and not CONFIGURATION.read_text().startswith(MARK):
         return f"this host has a SLURM of its own ({CONFIGURATION})"
+    if GPUS.exists() and not GPUS.read_text().startswith(MARK):
+        return f"this host has a SLURM of its own ({GPUS})"
     return None
 
 
@@ -55,6 +58,8 @@ class SlurmHost:
             (self.folder / name).mkdir(parents=True)
         CONFIGURATION.parent.mkdir(exist_ok=True)
         CONFIGURATION.write_text(self._configuration())
+        # Counted, and nothing behind it: SLURM lends one to whoever asks.
+        GPUS.write_text(f"{MARK}\nNodeName={NODES[1]} Name=gpu Count=1\n")
         if not _answers(["munge", "-n"]):
             MUNGE.mkdir(exist_ok=True)
             shutil.chown(MUNGE, "munge", "munge")
@@ -83,6 +88,7 @@ class SlurmHost:
         for process in _left_by_jobs():
             process.kill()
         CONFIGURATION.unlink(missing_ok=True)
+        GPUS.unlink(missing_ok=True)
 
     def ask(self, *command: str) -> str:
         """Run one of SLURM's commands; gives what it prints."""
@@ -126,6 +132,7 @@ class SlurmHost:
         controller, *ports = free_ports(1 + len(NODES))
         nodes = "\n".join(
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} RealMemory={MEMORY_MB}"
+            + (" Gres=gpu:1" if name == NODES[1] else "")
             for name, port in zip(NODES, ports, strict=True)
         )
         return f"""{MARK}
@@ -142,6 +149,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
+GresTypes=gpu
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides

@@ -25,7 +25,7 @@ def memory(megabytes):
     return lambda wildcards, attempt: megabytes * 2 ** (attempt - 1)
 
 rule all:
-    input: "time", "memory", "after", "lost", "late"
+    input: "time", "memory", "after", "lost", "late", "gpu"
 
 # Longer than its minute allows; notes the limit it has, and that it was asked to end before it was killed.
 rule time:
@@ -60,6 +60,12 @@ rule lost:
     output: "lost"
     resources: mem_mb=500, runtime=10
     shell: "echo $SLURMD_NODENAME >> starts; until [ -e downed ]; do sleep 0.5; done; cp starts {output}"
+
+# Notes where it is and what it was lent.
+rule gpu:
+    output: "gpu"
+    resources: mem_mb=500, runtime=10, gpu=1
+    shell: "(echo $SLURMD_NODENAME; scontrol show job $SLURM_JOB_ID | grep -o 'gres/gpu[=:]1' | head -1) > {output}"
 
 # Ends before its output can be seen, as on NFS.
 rule late:
@@ -171,6 +177,13 @@ def test_a_job_that_runs_out_of_time_gets_twice_as_much(survived):
 def test_a_job_that_runs_out_of_memory_gets_twice_as_much(survived):
     folder, _, _ = survived
     assert (folder / "memory").read_text().strip() == "MinMemoryNode=800M"
+
+
+def test_a_job_that_asks_for_a_gpu_gets_one(survived):
+    folder, _, _ = survived
+    node, lent = (folder / "gpu").read_text().split()
+    assert node == NODES[1]
+    assert lent.startswith("gres/gpu")
 
 
 def test_a_draining_node_finishes_its_job_and_gets_no_other(survived):

@@ -86,3 +86,10 @@ def test_images_that_a_table_names_are_inputs_of_the_reader(tmp_path):
 
 def test_a_baseline_is_taken_away_by_null():
     assert ("bbbc021", "intensity", "pca") in plan(baselines={"intensity": None}).spaces()
+
+
+def test_only_what_trains_on_a_gpu_asks_for_one():
+    name, override = "simulated_small", {"dictionaries": {"topk": {"device": "cuda"}}}
+    config = load([CONFIG / "default.yaml"], CONFIG, studies=[name], override={name: override})
+    found = Plan(config, load_sources(CONFIG / "sources.yaml"))
+    assert [found.gpus(name, dictionary) for dictionary in ("topk", "icfl", "pca")] == [1, 0, 0]

@@ -11,8 +11,10 @@ from planted import fvu, mixture
 
 from conceptome.activations import write_store
 from conceptome.codes import Codes
+from conceptome.config.base import validate
+from conceptome.config.dictionaries import OPTIONS
 from conceptome.config.models import Whitening as WhiteningConfig
-from conceptome.dictionaries import METHODS, fit, learn, load
+from conceptome.dictionaries import METHODS, fit, fit_many, learn, load
 from conceptome.dictionaries.rows import StoreRows, training_rows
 from conceptome.errors import ConfigError, DataError
 from conceptome.files import write_json
@@ -184,6 +186,17 @@ def test_constant_rows_have_nothing_to_explain(name):
 def test_complaints_about_options(name, options, message):
     with pytest.raises(ConfigError, match=message):
         fit(name, X, **options)
+
+
+def test_a_device_of_the_configuration_is_looked_for_where_it_trains():
+    validate(OPTIONS["topk"], {"method": "topk", "device": "cuda"}, "here no GPU is needed")
+    with pytest.raises(ConfigError, match=r"device 'cuda:99' is not there"):
+        fit_many([("topk", {"m": 24, "k": 4, "device": "cuda:99"}, 0)], X)
+    with pytest.raises(ConfigError, match="do not go together"):
+        validate(OPTIONS["topk"], {"method": "topk", "device": "cuda", "processes": 2}, "topk")
+    with pytest.raises(ConfigError, match="'device'"):
+        validate(OPTIONS["topk"], {"method": "topk", "device": "quantum"}, "topk")
+    assert "device" not in fit("topk", X, **QUICK["topk"]).card["options"]
 
 
 def test_complaints_about_folders(tmp_path, fitted):

@@ -114,6 +114,20 @@ class TopK(AuxK):
     method: Literal["topk"]
     k: int = Field(32, gt=0, description="active atoms per sample")
     learning_rate: float = Field(3e-3, gt=0, description="peak rate at m = reference_m")
+    device: str = Field(
+        "cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="where it trains: 'cpu', or 'cuda', for which the job asks for a GPU; digits depend on it",
+        exclude_if=lambda device: device == "cpu",
+    )
+
+    @model_validator(mode="after")
+    def _one_process_on_a_gpu(self) -> TopK:
+        if self.device != "cpu" and self.processes > 1:
+            raise ValueError(
+                f"'processes' ({self.processes}) and 'device' ({self.device}) do not go together: drop one"
+            )
+        return self
 
 
 class Icfl(TrainedBase):

@@ -119,7 +119,8 @@ def fit(
     from conceptome.dictionaries.training import thread_limit
 
     given = {key: value for key, value in {"m": m, "k": k}.items() if value is not None}
-    one = _Fit.of(name, given | options, seed, _width(X_or_store, whitening), progress, checkpoint, device)
+    given |= {"device": device} if device != "cpu" else {}
+    one = _Fit.of(name, given | options, seed, _width(X_or_store, whitening), progress, checkpoint)
     with thread_limit(threads, with_torch=needs_torch(name)):
         return one.run(training_rows(X_or_store, rows, whitening))
 
@@ -251,7 +252,6 @@ class _Fit:
     seed: int
     progress: Progress | None
     checkpoint: Checkpoint | None
-    device: str = "cpu"
 
     @classmethod
     def of(
@@ -262,18 +262,19 @@ class _Fit:
         d: int,
         progress: Progress | None,
         checkpoint: str | Path | None,
-        device: str = "cpu",
     ) -> _Fit:
         from conceptome.dictionaries.checkpoint import Checkpoint
 
         if name not in METHODS:
             raise ConfigError(f"dictionary method '{name}' is not known; choose one of {', '.join(METHODS)}")
         config = validate(OPTIONS[name], {"method": name, **options}, f"dictionary '{name}'")
+        if _device(config) != "cpu":
+            _check_device(name, _device(config))
         _check_width(config, d)
         if config.m is not None:
             _encoder_budget(config, config.budget or config.m, config.m, d)
         kept = Checkpoint(Path(checkpoint) / f"seed{seed}.safetensors") if checkpoint and name in TRAINED else None
-        return cls(name, config, seed, progress, kept, device)
+        return cls(name, config, seed, progress, kept)
 
     def run(self, rows: Rows) -> Dictionary:
         """Fit on these rows."""
@@ -283,8 +284,8 @@ class _Fit:
         module, class_name, function = METHODS[self.name]
         module = importlib.import_module(module)
         extra = {"progress": self.progress, "checkpoint": self.checkpoint} if self.name in TRAINED else {}
-        if self.device != "cpu":
-            extra["device"] = self.device
+        if _device(self.config) != "cpu":
+            extra["device"] = self.config.device
         # Several processes take their steps together: one that stops by itself would leave the others waiting.
         with until_saved([self.checkpoint] if current().size == 1 else []):
             parameters, training = getattr(module, function)(rows, self.config, self.seed, **extra)
@@ -379,6 +380,11 @@ class _Together:
 
 def _width(source: np.ndarray | Store, whitening: Whitening | None) -> int:
     return whitening.card["p"] if whitening is not None else source.shape[-1]
+
+
+def _device(config: Any) -> str:
+    """Where a method trains."""
+    return getattr(config, "device", "cpu")
 
 
 def _check_device(name: str, device: str) -> None:
