@@ -58,8 +58,8 @@ class SlurmHost:
             (self.folder / name).mkdir(parents=True)
         CONFIGURATION.parent.mkdir(exist_ok=True)
         CONFIGURATION.write_text(self._configuration())
-        # Counted, and nothing behind it: SLURM lends one to whoever asks.
-        GPUS.write_text(f"{MARK}\nNodeName={NODES[1]} Name=gpu Count=1\n")
+        # With nothing behind it: SLURM lends it to whoever asks, and counts.
+        GPUS.write_text(f"{MARK}\nNodeName={NODES[1]} Name=gpu File=/dev/null\n")
         if not _answers(["munge", "-n"]):
             MUNGE.mkdir(exist_ok=True)
             shutil.chown(MUNGE, "munge", "munge")

@@ -1,5 +1,6 @@
 """The workflow on a real SLURM of two nodes, and every way in which a cluster lets a job down."""
 
+import re
 import shlex
 import signal
 import subprocess
@@ -65,7 +66,7 @@ rule lost:
 rule gpu:
     output: "gpu"
     resources: mem_mb=500, runtime=10, gpu=1
-    shell: "(echo $SLURMD_NODENAME; scontrol show job $SLURM_JOB_ID | grep -o 'gres/gpu[=:]1' | head -1) > {output}"
+    shell: "(echo $SLURMD_NODENAME; scontrol show job $SLURM_JOB_ID | grep -o 'TresPerJob=[^ ]*') > {output}"
 
 # Ends before its output can be seen, as on NFS.
 rule late:
@@ -183,7 +184,7 @@ def test_a_job_that_asks_for_a_gpu_gets_one(survived):
     folder, _, _ = survived
     node, lent = (folder / "gpu").read_text().split()
     assert node == NODES[1]
-    assert lent.startswith("gres/gpu")
+    assert re.fullmatch(r"TresPerJob=gres[:/]gpu:1", lent)
 
 
 def test_a_draining_node_finishes_its_job_and_gets_no_other(survived):
