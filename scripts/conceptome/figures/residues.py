@@ -113,7 +113,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
                 heading = f"{data} · {main}" + ("†" if (card.get("models", {}).get(main, {}).get("stand_in")) else "")
                 heading += f" · split by {split_by}"
                 head = heading + "\n" if what == "concepts" and whitening == shown[0] else ""
-                style.mark(panel, letter, head + style.whitening_label(whitening))
+                style.mark(panel, letter, head + style.whitening_label(whitening), wrap=60 // len(shown))
                 drawing.add(letter, table)
         chosen = headline(here[here["model"] == main])
         named = _named(here[here["model"] == main], chosen)
