@@ -62,7 +62,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             part = part if len(part) else here
             letter = next(letters)
             _scatter(panel, part, looks)
-            style.mark(panel, letter, short_title({**cards[data], "simulated": True}, data, model))
+            title = short_title({**cards[data], "simulated": True}, data, model)
+            style.mark(panel, letter, title, wrap=110 // len(block))
             panel.set_xlabel("completeness (R²)")
             drawing.add(letter, part)
         axes[0, 0].set_ylabel("best |r| of an atom")
