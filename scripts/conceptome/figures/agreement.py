@@ -22,8 +22,10 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
     datasets = unique(frame["dataset"])
     rows = dictionaries(frame)
     order = {name: number for number, (name, _) in enumerate(rows)}
-    figure = style.new_figure(14 + 2 * (16 + 5.2 * len(rows)))
-    axes = figure.subplots(2, len(datasets), squeeze=False)
+    # The null below; of a single data set beside.
+    beside = len(datasets) == 1
+    figure = style.new_figure(14 + (1 if beside else 2) * (16 + 5.2 * len(rows)))
+    axes = figure.subplots(1, 2, squeeze=False).T if beside else figure.subplots(2, len(datasets), squeeze=False)
     drawing, letters, parts = Drawing(figure, "Mean max cosine similarity between dictionaries"), style.letters(), []
     for data in datasets:
         here = frame[frame["dataset"] == data]
@@ -36,13 +38,13 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         for number, part in enumerate(parts):
             panel, letter, data = axes[line, number], next(letters), part["dataset"].iloc[0]
             image = _heat(panel, part, column, order, [style.dictionary_label(*row) for row in rows])
-            if number:
+            if number or (beside and line):
                 panel.set_yticklabels([])
             whitening = style.whitening_label(part["whitening"].iloc[0])
             head = short_title(cards[data], data, part["model"].iloc[0]).replace("\n", " · ")
             style.mark(panel, letter, f"{head}\n{whitening}{what}", wrap=34)
             drawing.add(letter, part.drop(columns=left_out))
-    figure.colorbar(image, ax=list(axes[:, -1]), label="MMCS", shrink=0.6)
+    figure.colorbar(image, ax=list(axes[-1] if beside else axes[:, -1]), label="MMCS", shrink=0.6)
     sizes = captions.several(
         f"{part['dataset'].iloc[0]} {captions.span(part['m'].tolist())} atoms of {captions.span(part['d'].tolist())} "
         "dimensions"
@@ -55,7 +57,8 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
         f"since trained methods that start alike agree where training changed nothing. n: {sizes}.",
         f"Learned dictionaries: {facts}.",
         intervals(cards, datasets, "agreement", "atom-level (bootstrap over the row's atoms; in the table)"),
-        "Null (below): random unit atoms of the same numbers and dimension; a larger column holds more by chance.",
+        f"Null ({'right' if beside else 'below'}): random unit atoms of the same numbers and dimension; a larger "
+        "column holds more by chance.",
         *closing(cards, frame, every),
     ]
     return drawing
