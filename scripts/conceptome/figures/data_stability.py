@@ -55,7 +55,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             panel.plot([row.effective_rank] * 2, [row.low, row.high], color=look.colour, lw=0.9, zorder=2)
             if hasattr(row, "rank_low"):
                 panel.plot([row.rank_low, row.rank_high], [row.mean_cosine] * 2, color=look.colour, lw=0.9, zorder=2)
-            fill = "white" if row.whitening == style.RAW else look.colour
+            fill = style.whitening_fill(row.whitening, look.colour)
             panel.plot([row.effective_rank], [row.mean_cosine], look.marker, color=look.colour, markerfacecolor=fill)
         panel.axhspan(table["null_low"].min(), table["null_high"].max(), color=style.NULL_COLOUR, alpha=0.6, lw=0)
         if "rank_null" in table:

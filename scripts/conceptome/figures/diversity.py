@@ -140,7 +140,7 @@ def _front(axes: Axes, part: pd.DataFrame, looks: Mapping[tuple[str, str], style
         look = looks[row.dictionary, row.method]
         axes.plot([row.effective_rank] * 2, [row.low, row.high], color=look.colour, lw=0.9, zorder=2)
         axes.plot([row.rank_low, row.rank_high], [row.mean_cosine] * 2, color=look.colour, lw=0.9, zorder=2)
-        fill = "white" if row.whitening == style.RAW else look.colour
+        fill = style.whitening_fill(row.whitening, look.colour)
         axes.plot(
             [row.effective_rank], [row.mean_cosine], look.marker, color=look.colour, markerfacecolor=fill, zorder=3
         )

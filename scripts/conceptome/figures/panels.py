@@ -285,7 +285,7 @@ def dot_rows(
                 marker=look.marker,
                 linestyle="none",
                 color=look.colour,
-                markerfacecolor="white" if whitening == style.RAW else look.colour,
+                markerfacecolor=style.whitening_fill(whitening, look.colour),
                 mew=0.8,
                 zorder=5,
             )

@@ -174,7 +174,7 @@ def _by_size(axes: Axes, table: pd.DataFrame, looks: Mapping[tuple[str, str], st
         axes.plot(mean.index, mean, color=colour, linestyle=line, lw=0.9)
         for row in own.itertuples():
             look, x = looks[row.dictionary, row.method], getattr(row, by)
-            fill = "white" if whitening == style.RAW else look.colour
+            fill = style.whitening_fill(whitening, look.colour)
             axes.plot([x], [row.shared], marker=look.marker, color=look.colour, markerfacecolor=fill, ms=3)
             axes.plot([x] * 2, [row.shared_low, row.shared_high], color=look.colour, lw=0.9)
         if by == "m" and names[2] == names[2]:
@@ -321,7 +321,7 @@ def _against_coherence(axes: Axes, table: pd.DataFrame, looks: Mapping[tuple[str
             linestyle="none",
             marker=look.marker,
             color=look.colour,
-            markerfacecolor="white" if row.whitening == style.RAW else look.colour,
+            markerfacecolor=style.whitening_fill(row.whitening, look.colour),
             mew=0.8,
             ms=4,
             zorder=3,

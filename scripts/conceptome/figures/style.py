@@ -246,14 +246,23 @@ def method_handles(methods: Iterable[tuple[str, str]], *, line: bool = True) -> 
     ]
 
 
+def whitening_fill(whitening: str, colour: str) -> str:
+    """Fill of a marker: white where raw, half the colour where standardised, the colour where whitened."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    if whitening == RAW:
+        return "white"
+    return to_hex([(1 + part) / 2 for part in to_rgb(colour)]) if whitening == "standardize" else colour
+
+
 def whitening_handles(whitenings: Sequence[str], *, markers: bool = False) -> list[Artist]:
-    """Legend entries for whitenings: line styles, or open (raw) and filled (whitened) markers."""
+    """Legend entries for whitenings: line styles, or markers that are open (raw), pale (standardised) and filled."""
     from matplotlib.lines import Line2D
 
     handles: list[Artist] = []
     for name in whitenings:
         if markers:
-            fill = "white" if name == RAW else REFERENCE_COLOUR
+            fill = whitening_fill(name, REFERENCE_COLOUR)
             handle = Line2D([], [], color=REFERENCE_COLOUR, marker="o", linestyle="none", markerfacecolor=fill)
         else:
             handle = Line2D([], [], color=REFERENCE_COLOUR, linestyle=whitening_line(name))
