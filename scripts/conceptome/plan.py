@@ -3,9 +3,9 @@
 Rates are seconds of one core (or GPU) that `make benchmark-scale` and finished runs took for known work; they lie in
 docs/rates.json with the machine they were measured on. Of each stage and method
 
-    seconds = fixed + work / rate
+    seconds = fixed + Σ work / rate
 
-is fitted to its measurements, both at least 0, with errors counted as shares. A stage, method or machine without a
+is fitted to its measurements, all at least 0, with errors counted as shares. A stage, method or machine without a
 measurement is refused: nothing is guessed from another one.
 """
 
@@ -96,33 +96,43 @@ class Measurement:
         return cls(**{**values, "sizes": Sizes(**values["sizes"])})
 
 
-def work(stage: str, what: str, sizes: Sizes) -> float:
-    """Units of work whose number a stage's time is proportional to."""
+def work(stage: str, what: str, sizes: Sizes) -> tuple[float, ...]:
+    """Units of work, of one kind or two, that each take a time of their own.
+
+    What passes atoms multiplies each row by all of them, and before that reads and whitens it, whatever their number.
+    """
     if stage == "embed":
-        return sizes.rows
+        return (sizes.rows,)
     if stage == "whiten":
-        return sizes.rows * sizes.d ** (2 if what == "pca" else 1)
+        return (sizes.rows * sizes.d ** (2 if what == "pca" else 1),)
     if stage == "encode":
-        return sizes.rows * sizes.m * sizes.d
+        return sizes.rows * sizes.m * sizes.d, sizes.rows * sizes.d**2
     if stage == "contingency":
-        return sizes.rows * max(sizes.l0, 1)
+        return (sizes.rows * max(sizes.l0, 1),)
     if what in WITHOUT_ROWS:
-        return 1.0
+        return (1.0,)
+    if sizes.seen:
+        return sizes.seen * sizes.m * sizes.d, sizes.seen * sizes.d**2
     # Linear methods form the covariance of all rows.
-    return sizes.seen * sizes.m * sizes.d if sizes.seen else sizes.rows * sizes.d**2
+    return (sizes.rows * sizes.d**2,)
 
 
-def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Offset and slope, both at least 0, with the least sum of squared relative errors; one point: a line through 0."""
+def fit_rates(x: Sequence[tuple[float, ...]], y: Sequence[float]) -> np.ndarray:
+    """Fit an offset and a slope for each kind of work, all at least 0, with the least sum of squared relative errors.
+
+    Measurements of one size give no offset, and those with one number of atoms nothing for the second kind of work.
+    """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if len(x) == 1 or np.ptp(x) == 0:
-        return 0.0, float((y / x).mean())
+    if len(np.unique(x, axis=0)) == 1:
+        found = np.zeros(x.shape[1] + 1)
+        found[1] = (y / x[:, 0]).mean()
+        return found
     from scipy.optimize import nnls
 
-    scale = x.max()
+    scale = x.max(axis=0)
     weight = 1 / np.maximum(y, np.finfo(np.float64).tiny)
-    found, _ = nnls(np.stack([weight, x / scale * weight], axis=1), y * weight)
-    return float(found[0]), float(found[1] / scale)
+    found, _ = nnls(np.column_stack([np.ones(len(x)), x / scale]) * weight[:, None], y * weight)
+    return found / np.array([1.0, *scale])
 
 
 @dataclass(frozen=True)
@@ -164,8 +174,8 @@ class Machine:
     def seconds(self, stage: str, what: str, sizes: Sizes) -> float:
         """Seconds of one core."""
         found = self.of(stage, what)
-        fixed, slope = line([work(stage, what, one.sizes) for one in found], [one.seconds for one in found])
-        return fixed + slope * work(stage, what, sizes)
+        rates = fit_rates([work(stage, what, one.sizes) for one in found], [one.seconds for one in found])
+        return float(rates @ [1.0, *work(stage, what, sizes)])
 
     def memory(self, stage: str, what: str, sizes: Sizes, parameters: int = 0) -> float:
         """Anonymous bytes: what is known to grow, and of the rest the most that was measured.

@@ -39,6 +39,8 @@ MEMORY_LIMIT = 2e9
 TOLERANCE = 0.25
 SHARD, BLOCK = 65_536, 65_536
 STAGES = ("whiten", "learn", "encode", "contingency")
+# A second number of atoms at one size: what a row costs apart from its product with them.
+NARROW, NARROW_AT = 256, 1_000_000
 # Measured on the store of LEAST rows alone: their share of a study is small.
 OTHERS = ("batch_topk", "icfl", "pca", "random", "identity")
 WHITENINGS = ("none", "standardize")
@@ -216,6 +218,8 @@ def measure_all(scratch: Path, rows: int, *, others: bool, m: int = M, k: int = 
     try:
         generate(folder / "store", rows)
         found = [measure(folder, stage, "topk", m, k) for stage in STAGES]
+        if rows == NARROW_AT:
+            found += [measure(folder, stage, "topk", NARROW, k) for stage in ("learn", "encode")]
         if others:
             found += [measure(folder, "whiten", method) for method in WHITENINGS]
             found += [measure(folder, stage, method, m, k) for method in OTHERS for stage in ("learn", "encode")]
@@ -302,7 +306,7 @@ def draw(found: list[Measurement], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "conceptome"
     figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
     for stage, marker in zip(STAGES, "osd^", strict=True):
-        of = sorted((one.sizes.rows, one.seconds) for one in found if (one.stage, one.what) in _main(stage))
+        of = sorted((one.sizes.rows, one.seconds) for one in found if _is_main(one, stage))
         axis.plot(*zip(*of, strict=True), marker=marker, label=stage)
     rows = sorted({one.sizes.rows for one in found if one.stage == "whiten"})
     first = min(one.seconds for one in found if one.stage == "whiten")
@@ -314,14 +318,16 @@ def draw(found: list[Measurement], path: Path) -> None:
     plt.close(figure)
 
 
-def _main(stage: str) -> set[tuple[str, str]]:
-    return {(stage, {"whiten": "pca", "contingency": "labels"}.get(stage, "topk"))}
+def _is_main(one: Measurement, stage: str) -> bool:
+    """Whether it belongs to the row of sizes that the page is about."""
+    what = {"whiten": "pca", "contingency": "labels"}.get(stage, "topk")
+    return (one.stage, one.what) == (stage, what) and one.sizes.m in (0, M)
 
 
 def page(found: list[Measurement], checked: list[dict], checked_at: str, entry: dict, path: Path) -> None:
     """Write what was measured."""
     head = "| rows | stage | processor seconds | by the clock | rows/s | anonymous memory |\n|---|---|---|---|---|---|"
-    main = [one for one in found if any((one.stage, one.what) in _main(stage) for stage in STAGES)]
+    main = [one for one in found if any(_is_main(one, stage) for stage in STAGES)]
     lines = [
         "# Data larger than memory",
         "",

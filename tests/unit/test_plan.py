@@ -9,7 +9,7 @@ from workspace import REPOSITORY
 from conceptome.__main__ import main
 from conceptome.config.run import load
 from conceptome.errors import ConfigError, DataError
-from conceptome.plan import Machine, Measurement, Sizes, choose, line, machines, makespan, predict, work
+from conceptome.plan import Machine, Measurement, Sizes, choose, fit_rates, machines, makespan, predict, work
 from conceptome.workflow import Plan  # noqa: F401  imported by predict
 
 FIXED, RATE = 3.0, 1e6
@@ -17,7 +17,7 @@ CONFIG = load([REPOSITORY / "config/default.yaml"], REPOSITORY / "config", studi
 
 
 def measured(stage, what, sizes, anonymous=2e8, disk=0):
-    seconds = FIXED + work(stage, what, sizes) / RATE
+    seconds = FIXED + sum(work(stage, what, sizes)) / RATE
     return Measurement(stage, what, sizes, seconds, 2 * seconds, int(anonymous), int(disk))
 
 
@@ -34,6 +34,10 @@ def everything(kind="cpu", name="planted", without=()):
                 measured("learn", what, Sizes(n, 320, 1024, 0, seen), 32 * 1024 * 320 + 1e8 + (25 + 1280) * n, 1)
             )
             found.append(measured("encode", what, Sizes(n, 320, 1024, 16), 1e8 + 24 * n, 8 * 16 * n))
+            if seen and n > 1e4:
+                # A second number of atoms tells the two kinds of work apart.
+                found += [measured("learn", what, Sizes(n, 320, 256, 0, seen), 1e8, 1)]
+                found += [measured("encode", what, Sizes(n, 320, 256, 16), 1e8)]
         found.append(measured("contingency", "labels", Sizes(n, 320, 1024, 16)))
     kept = tuple(one for one in found if (one.stage, one.what) not in without)
     return Machine(name, kind, "a planted machine", 4, kept)
@@ -45,24 +49,33 @@ def write(path, *found):
     return path
 
 
-def test_a_line_is_found_and_neither_part_is_negative():
-    assert line([1, 10, 100], [5, 23, 203]) == pytest.approx((3, 2))
-    assert line([10, 100], [1, 20]) == pytest.approx((0, 0.2), rel=0.5)
-    assert line([10, 100], [1, 20])[0] == 0
-    assert line([50], [100]) == (0, 2)
-    assert line([7, 7], [7, 21]) == pytest.approx((0, 2))
+def test_rates_are_found_and_none_is_negative():
+    assert fit_rates([(1,), (10,), (100,)], [5, 23, 203]) == pytest.approx([3, 2])
+    assert fit_rates([(10,), (100,)], [1, 20]) == pytest.approx([0, 0.2], rel=0.5)
+    assert fit_rates([(10,), (100,)], [1, 20])[0] == 0
+    assert fit_rates([(50,)], [100]) == pytest.approx([0, 2])
+    assert fit_rates([(7,), (7,)], [7, 21]) == pytest.approx([0, 2])
+
+
+def test_two_kinds_of_work_are_told_apart_where_the_number_of_atoms_differs():
+    x = [(1.0, 4.0), (10.0, 40.0), (5.0, 40.0), (100.0, 400.0)]
+    assert fit_rates(x, [3 + 2 * a + 0.5 * b for a, b in x]) == pytest.approx([3, 2, 0.5])
+    # With one number of atoms all of it is taken for the product with them.
+    one = [(1.0, 4.0), (10.0, 40.0), (100.0, 400.0)]
+    assert fit_rates(one, [3 + 2 * a for a, _ in one]) == pytest.approx([3, 2, 0])
+    assert fit_rates([(5.0, 40.0)], [10]) == pytest.approx([0, 2, 0])
 
 
 def test_work_is_what_a_stage_does():
     sizes = Sizes(1000, 32, 64, 4, 5000)
-    assert work("embed", "x", sizes) == 1000
-    assert work("whiten", "pca", sizes) == 1000 * 32**2
-    assert work("whiten", "none", sizes) == 1000 * 32
-    assert work("learn", "topk", sizes) == 5000 * 64 * 32
-    assert work("learn", "pca", Sizes(1000, 32, 32)) == 1000 * 32**2
-    assert work("learn", "random", sizes) == 1
-    assert work("encode", "topk", sizes) == 1000 * 64 * 32
-    assert work("contingency", "labels", sizes) == 4000
+    assert work("embed", "x", sizes) == (1000,)
+    assert work("whiten", "pca", sizes) == (1000 * 32**2,)
+    assert work("whiten", "none", sizes) == (1000 * 32,)
+    assert work("learn", "topk", sizes) == (5000 * 64 * 32, 5000 * 32**2)
+    assert work("learn", "pca", Sizes(1000, 32, 32)) == (1000 * 32**2,)
+    assert work("learn", "random", sizes) == (1,)
+    assert work("encode", "topk", sizes) == (1000 * 64 * 32, 1000 * 32**2)
+    assert work("contingency", "labels", sizes) == (4000,)
 
 
 def test_jobs_are_shared_by_equal_workers():
@@ -88,7 +101,7 @@ def test_a_study_takes_what_its_parts_take():
     assert stages["contingency"].memory_bytes == pytest.approx(2e8)
     assert stages["learn"].jobs == stages["encode"].jobs == stages["contingency"].jobs == 12
     topk, icfl = (
-        sum(p * one.m for p in (320, 128, 128)) * one.steps * one.batch_size
+        sum(p * (one.m + p) for p in (320, 128, 128)) * one.steps * one.batch_size
         for one in (CONFIG.studies["yeast"].dictionaries[name] for name in ("topk", "icfl"))
     )
     pca = sum(p * p for p in (320, 128)) * rows
