@@ -180,10 +180,15 @@ def fit(
     rows: Rows, options: Options, seed: int, progress: Progress | None = None, **loop: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fit on training rows; return the arrays and the card's `training` part."""
+    from threadpoolctl import threadpool_limits
+
     scale = measure_scale(rows, seed, lambda X: X.mean(axis=0))
     atoms = random_atoms(options.m, rows.shape[1], seed)
     trainer = Trainer({"atoms": atoms, "bias": (scale.centre / scale.deviation).astype(np.float32)}, options)
-    training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
+    # On some processors BLAS sums in another order with another number of threads; its products are small here, one for
+    # each row, and gain little from a second. The kernels keep theirs.
+    with threadpool_limits(1, user_api="blas"):
+        training = train(trainer, rows, options, seed=seed, deviation=scale.deviation, progress=progress, **loop)
     bias = trainer.parameters["bias"] * np.float32(scale.deviation)
     if not options.nonnegative:
         X = sample(rows, SAMPLE_ROWS, np.random.default_rng([seed, SAMPLE])) - bias
