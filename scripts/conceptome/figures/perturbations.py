@@ -80,7 +80,7 @@ def draw(tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, An
             _draw_rows(
                 beside, own, [f"{label_title(cards[data], row.label)} ({row.n})" for row in own.itertuples()], 0.0
             )
-            beside.set_xlabel(f"{TRENDS[own['statistic'].iloc[0]]} of the code with the label")
+            beside.set_xlabel(f"{TRENDS[own['statistic'].iloc[0]]} with the label")
             style.mark(beside, letter, "ordinal labels")
             drawing.add(letter, own)
             fact += f"; {int((own['q'] < Q).sum())} of {len(own)} ordinal labels have an atom with q < {Q}"
