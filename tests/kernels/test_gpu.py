@@ -35,6 +35,27 @@ pytestmark = pytest.mark.skipif(
 SETTINGS = settings(max_examples=6, deadline=None, derandomize=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def dots_as_a_gpu_sums_them():
+    """Every element of a product summed by itself, from the first term to the last.
+
+    The interpreter asks NumPy's BLAS, which on some processors sums the columns at a tile's edge in another order
+    than those within: equal atoms then have unequal scores, and a Gram matrix is not symmetric.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if launch.INTERPRETED:
+            from triton.runtime import interpreter
+
+            def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+                left, right, total = a.data.astype(d.data.dtype), b.data.astype(d.data.dtype), d.data.copy()
+                for i in range(left.shape[-1]):
+                    total += left[..., i, None] * right[..., None, i, :]
+                return interpreter.TensorHandle(total, d.dtype.scalar)
+
+            patch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+        yield
+
+
 def sent(*arrays):
     """Copies on the device."""
     return [torch.from_numpy(np.array(array, order="C")).to(DEVICE) for array in arrays]
