@@ -77,6 +77,13 @@ class TrainedBase(DictionaryBase):
         "depend on their number",
         exclude_if=lambda number: number == 1,
     )
+    adam_beta2: float = Field(
+        0.999,
+        gt=0,
+        lt=1,
+        description="decay of Adam's second moment; 0.95 lets rates be higher in trainings of some hundred steps",
+        exclude_if=lambda decay: decay == 0.999,
+    )
     checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints, where there is a place for them")
     checkpoint_seconds: float = Field(20, ge=0, description="shortest time from one checkpoint to the next")
 
@@ -90,6 +97,18 @@ class TrainedBase(DictionaryBase):
     def scaled_learning_rate(self) -> float:
         """Peak rate at this m."""
         return self.learning_rate * (self.reference_m / self.m) ** 0.5
+
+
+class AlongAtoms(TrainedBase):
+    """Keys of the methods whose encoder starts along the atoms."""
+
+    encoder_scale: float = Field(
+        1.0,
+        gt=0,
+        description="length of the encoder's rows at the start, along unit atoms; below 1 the codes of many atoms, "
+        "which overlap, do not overshoot, and directions turn faster",
+        exclude_if=lambda length: length == 1.0,
+    )
 
 
 class AuxK(TrainedBase):
@@ -108,7 +127,7 @@ class AverageL0(TrainedBase):
         return self.m
 
 
-class TopK(AuxK):
+class TopK(AlongAtoms, AuxK):
     """TopK sparse autoencoder (Gao et al. 2024)."""
 
     method: Literal["topk"]
@@ -185,7 +204,7 @@ class IdentityDictionary(DictionaryBase):
     method: Literal["identity"]
 
 
-class BatchTopK(AverageL0, AuxK):
+class BatchTopK(AlongAtoms, AverageL0, AuxK):
     """BatchTopK sparse autoencoder (Bussmann et al. 2024)."""
 
     method: Literal["batch_topk"]
@@ -215,7 +234,7 @@ class Matryoshka(BatchTopK):
         return self
 
 
-class ReluL1(TrainedBase):
+class ReluL1(AlongAtoms):
     """ReLU sparse autoencoder with an L1 penalty on its codes (Bricken et al. 2023)."""
 
     method: Literal["relu_l1"]
@@ -238,7 +257,7 @@ class PAnnealing(ReluL1):
         return 1 - (1 - self.p_end) * done / self.anneal_steps
 
 
-class JumpRelu(AverageL0):
+class JumpRelu(AlongAtoms, AverageL0):
     """JumpReLU sparse autoencoder with a target L0 (Rajamanoharan et al. 2024)."""
 
     method: Literal["jumprelu"]
@@ -248,7 +267,7 @@ class JumpRelu(AverageL0):
     bandwidth: float = Field(0.05, gt=0, description="width ε of the gradient in thresholds, for rows of unit length")
 
 
-class Gated(TrainedBase):
+class Gated(AlongAtoms):
     """Gated sparse autoencoder (Rajamanoharan et al. 2024)."""
 
     method: Literal["gated"]
@@ -288,8 +307,9 @@ class Ksvd(TrainedBase):
 
     @model_validator(mode="after")
     def _no_gradients(self) -> Ksvd:
-        if self.gradient_clip is not None:
-            raise ValueError("ksvd follows no gradients: leave gradient_clip out")
+        for name in ("gradient_clip", "adam_beta2"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"ksvd follows no gradients: leave {name} out")
         return self
 
 

@@ -2,8 +2,9 @@
 
     π = (x − b)·Wᵀ + c,   z = f(π) ≥ 0,   x̂ = z·D + b
 
-with unit rows of D, W initialised to D, and b to the geometric median of the training rows. A method says which places
-are active and what the loss is; its gradients are written out by hand, so that each touches only the active atoms.
+with unit rows of D, W initialised to `encoder_scale`·D, and b to the geometric median of the training rows. A method
+says which places are active and what the loss is; its gradients are written out by hand, so that each touches only the
+active atoms.
 
 Training rows are scaled to unit variance per dimension. Penalties, thresholds and bandwidths are stated for rows whose
 mean squared length is 1, that is, in units of √d: one value serves activations of any size and width.
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from conceptome.config.dictionaries import TrainedBase
+from conceptome.config.dictionaries import AlongAtoms
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.engine import Active, Scorer, Term, engine_of, gradients
 from conceptome.dictionaries.rows import Rows, geometric_median
@@ -90,13 +91,13 @@ class AutoencoderTrainer(ABC):
     # Parameters as long as the activations, which training scales.
     lengths: ClassVar[tuple[str, ...]] = ("bias", "encoder_bias")
 
-    def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: TrainedBase):
+    def __init__(self, atoms: np.ndarray, bias: np.ndarray, options: AlongAtoms):
         self.options = options
         self.m, d = atoms.shape
         self.variance, self.unit = float(d), math.sqrt(d)
         self.parameters = {
             "atoms": atoms,
-            "encoder": atoms.copy(),
+            "encoder": atoms * np.float32(options.encoder_scale),
             "encoder_bias": np.zeros(self.m, dtype=np.float32),
             "bias": bias,
             **self.further_parameters(),
@@ -182,7 +183,7 @@ class AutoencoderTrainer(ABC):
 def learn(
     kind: type[AutoencoderTrainer],
     rows: Rows,
-    options: TrainedBase,
+    options: AlongAtoms,
     seed: int,
     progress: Progress | None,
     **loop: Any,

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 import conceptome_kernels
 from conceptome.dictionaries.selection import largest
-from conceptome.dictionaries.sparse import Batch, compact
+from conceptome.dictionaries.sparse import Batch, Scores, compact
 from conceptome.dictionaries.training import Adam, normalise, project_gradient
 from conceptome_kernels import sparse, topk
 from conceptome_kernels.training import Moved, Part, Rates, update
@@ -354,9 +354,8 @@ def _scores(x: np.ndarray, encoder: np.ndarray, encoder_bias: np.ndarray, bias: 
     import torch
 
     with torch.inference_mode():
-        return torch.addmm(
-            torch.from_numpy(encoder_bias), torch.from_numpy(x - bias), torch.from_numpy(encoder).T
-        ).numpy()
+        score = Scores(torch.from_numpy(encoder), torch.from_numpy(encoder_bias))
+        return score(torch.from_numpy(x - bias)).numpy()
 
 
 def _above(scores: np.ndarray, threshold: np.ndarray | float) -> Active:

@@ -35,6 +35,54 @@ def largest_positive(scores: np.ndarray, k: int) -> sp.csr_matrix:
     return compact(columns, np.maximum(np.take_along_axis(scores, columns, axis=1), 0), scores.shape[1])
 
 
+class Scores:
+    """Scores X·Wᵀ + c on torch, by oneDNN where torch has it: twice as fast as its BLAS on some processors.
+
+    Parameters
+    ----------
+    encoder, encoder_bias
+        float32 (m, d), (m,), or another float, which oneDNN does not multiply; they must not change afterwards.
+    """
+
+    def __init__(self, encoder: torch.Tensor, encoder_bias: torch.Tensor):
+        import torch
+
+        self.parts = (encoder, encoder_bias)
+        self.onednn = encoder.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        if self.onednn:
+            self.parts = (encoder.to_mkldnn(), encoder_bias.to_mkldnn())
+
+    def __call__(self, X: torch.Tensor) -> torch.Tensor:
+        """(n, m) of rows (n, d)."""
+        import torch
+
+        encoder, encoder_bias = self.parts
+        if self.onednn:
+            return torch.ops.aten.mkldnn_linear(X.to_mkldnn(), encoder, encoder_bias).to_dense()
+        return torch.addmm(encoder_bias, X, encoder.T)
+
+
+def largest_positive_on_torch(scores: torch.Tensor, k: int) -> sp.csr_matrix:
+    """`largest_positive` of a tensor (n, m), on all of torch's threads."""
+    import torch
+
+    n, m = scores.shape
+    if k == m or not n:
+        return largest_positive(scores.numpy(), k)
+    values, columns = scores.topk(k + 1, dim=1)
+    if values.isnan().any():
+        raise FloatingPointError("scores hold NaN")
+    # torch takes any of equal entries: where the last place is contested, the rule for ties decides.
+    contested = torch.nonzero(values[:, k - 1] == values[:, k])[:, 0].numpy()
+    columns, order = columns[:, :k].sort(dim=1)
+    columns, values = columns.numpy(), values.gather(1, order).numpy()
+    if len(contested):
+        rows = scores.numpy()[contested]
+        columns[contested] = largest(rows, k)
+        values[contested] = np.take_along_axis(rows, columns[contested], axis=1)
+    return compact(columns, np.maximum(values, 0), m)
+
+
 class Packed:
     """A TopK encoder laid out for the compiled kernels, once per variant of them.
 

@@ -2,7 +2,7 @@
 
     z = ReLU(TopK_k((x − b)·Wᵀ + c)),   x̂ = z·D + b
 
-with unit rows of D, W initialised to D, and b to the geometric median of the training rows. The loss is
+with unit rows of D, W initialised to `encoder_scale`·D, and b to the geometric median of the training rows. The loss is
 Σ‖x̂ − x‖² / Σ‖x − mean‖² plus `aux_coefficient` times the AuxK loss: dead atoms reconstruct the residual from their own
 k_aux largest scores, normalised by the residual. Gradients are written out by hand, so that each touches only the
 active atoms. A step runs on the compiled kernels where there are any, and on torch otherwise: the same mathematics.
@@ -21,7 +21,7 @@ import conceptome_kernels
 from conceptome.dictionaries.base import Dictionary
 from conceptome.dictionaries.distributed import Alone, current
 from conceptome.dictionaries.rows import Rows, geometric_median
-from conceptome.dictionaries.sparse import Batch, Packed, compact, largest_positive
+from conceptome.dictionaries.sparse import Batch, Packed, Scores, compact, largest_positive_on_torch
 from conceptome.dictionaries.training import (
     Adam,
     Progress,
@@ -79,14 +79,9 @@ def encode(parameters: Tensors, x: torch.Tensor, k: int) -> Batch:
     k
         All positive scores where there are fewer atoms.
     """
-    import torch
-
-    encoder, encoder_bias = parameters["encoder"], parameters["encoder_bias"]
-    dense = torch.empty(min(len(x), BLOCK_ROWS), len(encoder))
-    blocks = []
-    for rows in (x - parameters["bias"]).split(BLOCK_ROWS):
-        scores = torch.addmm(encoder_bias, rows, encoder.T, out=dense[: len(rows)])
-        blocks.append(largest_positive(scores.numpy(), min(k, len(encoder))))
+    score = Scores(parameters["encoder"], parameters["encoder_bias"])
+    k = min(k, len(parameters["encoder"]))
+    blocks = [largest_positive_on_torch(score(rows), k) for rows in (x - parameters["bias"]).split(BLOCK_ROWS)]
     return Batch(sp.vstack(blocks, format="csr"))
 
 
@@ -334,7 +329,7 @@ def fit(
     trainer = new_trainer(
         {
             "atoms": atoms,
-            "encoder": atoms.copy(),
+            "encoder": atoms * np.float32(options.encoder_scale),
             "encoder_bias": np.zeros(options.m, dtype=np.float32),
             "bias": (scale.centre / scale.deviation).astype(np.float32),
         },

@@ -129,6 +129,8 @@ class Adam:
         Longest gradient of a step, over all parameters together; None: any length.
     group
         Processes that average their gradients.
+    betas
+        Decay of the two moments.
     moments
         Name → (first, second) moment, each of the parameter's shape and dtype.
     """
@@ -284,8 +286,8 @@ def train(
     rows
         Training rows; divided by `deviation` before each step.
     options
-        steps, batch_size, learning_rate, warm_up, warm_down, gradient_clip, buffer_mb, order_seed, checkpoint_every and
-        checkpoint_seconds; dead_after: an atom silent for that many samples counts as dead.
+        steps, batch_size, learning_rate, warm_up, warm_down, gradient_clip, adam_beta2, buffer_mb, order_seed,
+        checkpoint_every and checkpoint_seconds; dead_after: an atom silent for that many samples counts as dead.
     progress
         Called with (steps done, steps) every 50 steps and at the end.
     checkpoint
@@ -302,6 +304,7 @@ def train(
     steps, dead_after = options.steps, options.dead_after
     optimiser, order = trainer.optimiser, Order.of(rows, options, seed)
     optimiser.clip, optimiser.group = options.gradient_clip, current()
+    optimiser.betas = (optimiser.betas[0], options.adam_beta2)
     group = optimiser.group
     if group.size > 1 and not getattr(trainer, "shares", False):
         raise ConfigError(f"dictionary '{options.method}' is trained by one process: start it without torchrun")
