@@ -3,8 +3,7 @@
 //
 // Two sources. The product of residuals with packed atoms, in 16-bit integers where the processor has VNNI (screen.h), in
 // float32 elsewhere. And the Gram matrix G = D·Dᵀ, in float32 or rounded to 16-bit integers: once atoms j are taken
-// with values a, correlations move by −Σ a·G[j]. Every float32 sum of d products errs by at most (d + 8)·2⁻²⁴ times
-// the product of the norms.
+// with values a, correlations move by −Σ a·G[j].
 #pragma once
 
 #include <cmath>
@@ -24,7 +23,16 @@ constexpr int GRAM_VECTORS = 16;     // vectors of columns that share one vector
 constexpr int PRODUCT_VECTORS = 4;   // the same without
 enum Source : int64_t { FLOATS = 0, INTEGERS = 1 };
 
-double share(int64_t d) { return UNIT * double(d + 8); }
+// Dimensions over which a product is summed at a time, a multiple of 16; then these sums are. Of floats, such sums err
+// less than one over all dimensions. Of integers, a sum over few leaves room for larger ones, whose roundings are
+// smaller. A pursuit's residual shrinks from round to round, while the errors of its first products stay.
+constexpr int64_t STRETCH = 80;
+
+double stretches(int64_t d) { return double((d + STRETCH - 1) / STRETCH); }
+// What a float32 `dot` of d dimensions errs by, and what an element of a `Product` does, at most: as shares of the product
+// of the norms. No term passes through more roundings than these.
+double share(int64_t d) { return UNIT * (double(d) / (4 * WIDTH) + WIDTH + 12); }
+double product_share(int64_t d) { return UNIT * (double(std::min(d, STRETCH)) + stretches(d) + 8); }
 
 // Unit atoms (m, d) as given, and what their packed form says of them.
 struct Atoms {
@@ -91,7 +99,7 @@ inline void pack_atoms(const float *rows, int64_t m, int64_t d, float *packed, i
     reduction(&& : possible)
     for (int64_t p = 0; p < panels(m); ++p) {
 #if defined(SCREEN)
-        if (Atoms::screened(source)) screen_panel(rows, m, d, p, to);
+        if (Atoms::screened(source)) screen_panel(rows, m, d, STRETCH, p, to);
         else pack_panel(rows, m, d, p, packed);
 #else
         pack_panel(rows, m, d, p, packed);
@@ -103,7 +111,7 @@ inline void pack_atoms(const float *rows, int64_t m, int64_t d, float *packed, i
             possible = possible && norm <= 1e12 && (norm >= 1e-12 || norm == 0);
 #if defined(SCREEN)
             float length = 0, scale = 0;
-            if (Atoms::screened(source) && scale_of(atom, d, length, scale) && scale > 0)
+            if (Atoms::screened(source) && scale_of(atom, d, STRETCH, length, scale) && scale > 0)
                 rounding = std::max(rounding, rounding_error(atom, d, scale));
 #endif
         }
@@ -132,24 +140,35 @@ class Product {
         for (int64_t p = begin; p < panels(atoms_.m); ++p)
             for (int64_t first = 0; first < n; first += ROWS) {
                 const int64_t count = std::min<int64_t>(ROWS, n - first);
+                const int width = group_width(count);
+                Vector totals[ROWS][2] = {};
 #if defined(SCREEN)
                 if (atoms_.integers) {
                     const Screened packed(const_cast<float *>(atoms_.packed), atoms_.m, atoms_.d);
                     const Vector left = load(packed.scales + p * PANEL), right = load(packed.scales + p * PANEL + WIDTH);
-                    __m512i sums[ROWS][2];
-                    integer_tile_of(group_width(count), &couples_[first * pairs_], packed.panel(p), pairs_, sums);
+                    for (int64_t at = 0; at < pairs_; at += STRETCH / 2) {
+                        __m512i sums[ROWS][2];
+                        integer_tile_of(width, &couples_[first * pairs_ + at * width], packed.panel(p) + at * 2 * PANEL,
+                                        std::min(STRETCH / 2, pairs_ - at), sums);
+                        for (int64_t i = 0; i < count; ++i)
+                            for (int half = 0; half < 2; ++half)
+                                totals[i][half] += (Vector)_mm512_cvtepi32_ps(sums[i][half]);
+                    }
                     for (int64_t i = 0; i < count; ++i) {
                         const Vector by = spread(scales_[first + i]);
-                        take(first + i, p * PANEL, (Vector)_mm512_cvtepi32_ps(sums[i][0]) * by * left,
-                             (Vector)_mm512_cvtepi32_ps(sums[i][1]) * by * right);
+                        take(first + i, p * PANEL, totals[i][0] * by * left, totals[i][1] * by * right);
                     }
                     continue;
                 }
 #endif
-                Vector sums[ROWS][2];
-                tile_of(group_width(count), &rows_[first * atoms_.d], atoms_.packed + p * PANEL * atoms_.d, zeros_.data(),
-                        atoms_.d, sums);
-                for (int64_t i = 0; i < count; ++i) take(first + i, p * PANEL, sums[i][0], sums[i][1]);
+                for (int64_t at = 0; at < atoms_.d; at += STRETCH) {
+                    Vector sums[ROWS][2];
+                    tile_of(width, &rows_[first * atoms_.d + at * width], atoms_.packed + (p * atoms_.d + at) * PANEL,
+                            zeros_.data(), std::min(STRETCH, atoms_.d - at), sums);
+                    for (int64_t i = 0; i < count; ++i)
+                        for (int half = 0; half < 2; ++half) totals[i][half] += sums[i][half];
+                }
+                for (int64_t i = 0; i < count; ++i) take(first + i, p * PANEL, totals[i][0], totals[i][1]);
             }
     }
 
@@ -159,12 +178,12 @@ class Product {
         const int64_t d = atoms_.d, first = row / ROWS * ROWS, count = std::min<int64_t>(ROWS, n - first);
         const int width = group_width(count);
         const double norm = std::sqrt(double(dot(x, x, d))) * (1 + share(d));
-        errors_[row] = share(d) * norm * atoms_.longest;
+        errors_[row] = product_share(d) * norm * atoms_.longest;
 #if defined(SCREEN)
         if (atoms_.integers) {
             int32_t *to = &couples_[first * pairs_];
             float length = 0, scale = 0;
-            const bool good = scale_of(x, d, length, scale);
+            const bool good = scale_of(x, d, STRETCH, length, scale);
             if (!good) scale = 0;
             for (int64_t i = 0; i < pairs_; i += 8) {
                 int32_t couples[8] = {};
@@ -177,8 +196,9 @@ class Product {
             }
             scales_[row] = scale > 0 ? 1 / scale : 0;
             const double error = scale > 0 ? rounding_error(x, d, scale) : 0;
-            // Of the row, of the atom, and of the few roundings after the exact sum.
-            errors_[row] = error * atoms_.longest + (norm + error) * atoms_.rounding + 8 * UNIT * norm * atoms_.longest;
+            // Of the row, of the atom, and of the roundings after the exact sums: two for each of them, and a few.
+            const double after = UNIT * (2 * stretches(d) + 8);
+            errors_[row] = error * atoms_.longest + (norm + error) * atoms_.rounding + after * norm * atoms_.longest;
             if (!good) errors_[row] = std::numeric_limits<double>::infinity();
             return;
         }
@@ -207,7 +227,7 @@ struct Gram {
     Gram(const void *entries, int64_t source, const Atoms &atoms)
         : floats(source == FLOATS ? static_cast<const float *>(entries) : nullptr),
           integers(source == INTEGERS ? static_cast<const int16_t *>(entries) : nullptr), scale(scale_of(atoms)),
-          error(share(atoms.d) * atoms.longest * atoms.longest + (integers ? 0.51 / scale : 0)) {}
+          error(product_share(atoms.d) * atoms.longest * atoms.longest + (integers ? 0.51 / scale : 0)) {}
 
     static double scale_of(const Atoms &atoms) {
         return atoms.longest > 0 ? 32700 / (atoms.longest * atoms.longest) : 1;
@@ -234,15 +254,17 @@ inline Vector entries(const int16_t *from) {
 // c += Σ_i factor[i]·row[i] over columns [from, to).
 template <int COUNT, class Entry>
 void add(float *c, const Entry *const *row, const float *factor, int64_t from, int64_t to) {
+    // In registers: as far as the compiler knows, a store to c may change what `row` points to.
     Vector by[COUNT];
+    const Entry *source[COUNT];
 #pragma GCC unroll 8
-    for (int i = 0; i < COUNT; i++) by[i] = spread(factor[i]);
+    for (int i = 0; i < COUNT; i++) by[i] = spread(factor[i]), source[i] = row[i];
     int64_t j = from;
     for (; j + 2 * WIDTH <= to; j += 2 * WIDTH) {
         Vector left = load(c + j), right = load(c + j + WIDTH);
 #pragma GCC unroll 8
         for (int i = 0; i < COUNT; i++) {
-            const Entry *at = row[i] + j;
+            const Entry *at = source[i] + j;
             __builtin_prefetch(reinterpret_cast<const char *>(at) + FETCH, 0, 2);
             if (2 * WIDTH * sizeof(Entry) > 64) __builtin_prefetch(reinterpret_cast<const char *>(at) + FETCH + 64, 0, 2);
             left = fma(by[i], entries(at), left);
@@ -305,14 +327,26 @@ inline float rank(const float *value, int64_t count, int64_t wanted, Largest &la
         return scratch[wanted - 1];
     }
     largest.reset(int(wanted));
+    float bar = NEVER;
+    if (wanted <= WIDTH && count >= 4 * WIDTH) {
+        // The wanted-th largest of the lanes' maxima is no larger than that of all values: what lies below is passed over.
+        // A maximum forgets NaN, or is one itself and then not counted: either way it is no larger than without.
+        Vector most = load(value);
+        for (int64_t i = WIDTH; i + WIDTH <= count; i += WIDTH) most = larger(load(value + i), most);
+        float lanes[WIDTH];
+        store(lanes, most);
+        for (int lane = 0; lane < WIDTH; lane++) largest.offer(lanes[lane], 0);
+        if (largest.held == wanted) bar = largest.score[wanted - 1];
+        largest.reset(int(wanted));
+    }
     int64_t i = 0;
-    for (; i < count && largest.held < wanted; i++) largest.offer(value[i], int32_t(i));
-    if (largest.held < wanted) return NEVER;
-    for (; i + WIDTH <= count; i += WIDTH)
-        for (uint32_t bits = compare<ABOVE>(load(value + i), spread(largest.score[wanted - 1])); bits; bits &= bits - 1)
+    for (; i + WIDTH <= count; i += WIDTH) {
+        if (largest.held == wanted) bar = std::max(bar, largest.score[wanted - 1]);
+        for (uint32_t bits = compare<AT_LEAST>(load(value + i), spread(bar)); bits; bits &= bits - 1)
             largest.offer(value[i + __builtin_ctz(bits)], 0);
+    }
     for (; i < count; i++) largest.offer(value[i], 0);
-    return largest.score[wanted - 1];
+    return largest.held < wanted ? NEVER : largest.score[wanted - 1];
 }
 
 // Peaks of a row's scores: the largest of every `vectors` that lie a vector apart. Entry e of the peaks stands for

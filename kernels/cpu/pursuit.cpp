@@ -162,10 +162,11 @@ class Search {
     Search(const Atoms &atoms, const Gram &gram, const Peaks &peaks, bool magnitude, int64_t most)
         : atoms_(atoms), gram_(gram), peaks_(peaks), magnitude_(magnitude), largest_(most) {}
 
-    // Subtracts what was taken last from the row's screened correlations, and finds their peaks.
-    void move(Row &row) {
-        if (gram_.integers) move(row, gram_.integers, -1 / gram_.scale);
-        else move(row, gram_.floats, -1);
+    // Subtracts what was taken last from the row's screened correlations, and finds their peaks; with `coherence` also
+    // that of the last atom.
+    void move(Row &row, bool coherence) {
+        if (gram_.integers) move(row, gram_.integers, -1 / gram_.scale, coherence);
+        else move(row, gram_.floats, -1, coherence);
         row.column.clear();
         row.change.clear();
     }
@@ -291,7 +292,7 @@ class Search {
     }
 
     template <class Entry>
-    void move(Row &row, const Entry *gram, double scale) {
+    void move(Row &row, const Entry *gram, double scale, bool coherence) {
         const int64_t count = row.column.size(), m = atoms_.m, span = peaks_.vectors * WIDTH;
         std::vector<const Entry *> rows(count);
         factor_.resize(count);
@@ -306,7 +307,7 @@ class Search {
                 peak = larger(peak, magnitude_ ? magnitude_of(load(row.c + j)) : load(row.c + j));
             store(&row.peaks[from / peaks_.vectors], peak);
         }
-        if (!count) return;
+        if (!coherence || !count) return;
         const int64_t last = row.column.back();
         const double most = std::max(largest_magnitude(rows.back(), last),
                                      largest_magnitude(rows.back() + last + 1, m - last - 1));
@@ -328,6 +329,7 @@ double length(const float *x, int64_t d) { return std::sqrt(double(dot(x, x, d))
 // What ICFL and matching pursuit keep of a row: rounds of several atoms each.
 class Rounds {
   public:
+    static constexpr bool PUTS_OFF = false;
     enum Rule : int64_t { ICFL = 0, MATCHING = 1, MATCHING_NONNEGATIVE = 2 };
 
     struct Plan {
@@ -413,6 +415,7 @@ class Rounds {
 // taken. It grows by a line with each atom; that line, times the new atom's share, is what the values of all move by.
 class Orthogonal {
   public:
+    static constexpr bool PUTS_OFF = true;  // changes of what was taken earlier
     struct Plan {
         int64_t k;
         bool magnitude() const { return true; }
@@ -639,7 +642,7 @@ int64_t pursue(const float *residual, int64_t n, const Atoms &atoms, const Gram 
                         }
                         for (int64_t i = 0; i < running; ++i) {
                             Row &row = rows[active[i]];
-                            if (gram) search.move(row);
+                            if (gram) search.move(row, Method::PUTS_OFF);
                             search.find(row, method[active[i]].wanted(), method[active[i]].barred());
                         }
                         int64_t stay = 0;

@@ -46,8 +46,9 @@ static inline __m256i rounded(const float *x, int64_t i, int64_t d, float scale)
     return _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(value, _mm512_set1_ps(scale))));
 }
 
-// Norm and scale s of one vector; s is 0 for the zero vector. False when it cannot be screened.
-static inline bool scale_of(const float *x, int64_t d, float &norm, float &scale) {
+// Norm and scale s of one vector whose products are summed over `stretch` dimensions at a time; s is 0 for the zero
+// vector. False when it cannot be screened.
+static inline bool scale_of(const float *x, int64_t d, int64_t stretch, float &norm, float &scale) {
     __m512 magnitudes = _mm512_setzero_ps();
     for (int64_t i = 0; i < d; i += 16)
         magnitudes = _mm512_max_ps(magnitudes, _mm512_abs_ps(_mm512_maskz_loadu_ps(within(i, d), x + i)));
@@ -56,12 +57,19 @@ static inline bool scale_of(const float *x, int64_t d, float &norm, float &scale
     scale = 0;
     if (norm == 0 && most == 0) return true;
     if (!(norm >= TINY && norm <= HUGE_NORM)) return false;
-    scale = std::min((NORM - ROUNDING * std::sqrt(float(d))) / norm, 32767.0f / most);
+    float part = norm;
+    if (stretch < d) {
+        part = 0;
+        for (int64_t i = 0; i < d; i += stretch)
+            part = std::max(part, dot(x + i, x + i, std::min(stretch, d - i)));
+        part = std::sqrt(part) * 1.0001f;
+    }
+    scale = std::min((NORM - ROUNDING * std::sqrt(float(std::min(stretch, d)))) / part, 32767.0f / most);
     return true;
 }
 
 // Round atoms p·PANEL … to integers.
-static inline void screen_panel(const float *encoder, int64_t m, int64_t d, int64_t p, Screened &to) {
+static inline void screen_panel(const float *encoder, int64_t m, int64_t d, int64_t stretch, int64_t p, Screened &to) {
     int16_t *out = to.panel(p);
     float least = INFINITY, longest = 0;
     bool good = true;
@@ -69,7 +77,7 @@ static inline void screen_panel(const float *encoder, int64_t m, int64_t d, int6
     for (int64_t j = 0; j < PANEL; ++j) {
         const int64_t atom = p * PANEL + j;
         float norm = 0, scale = 0;
-        if (atom < m) good &= scale_of(encoder + atom * d, d, norm, scale);
+        if (atom < m) good &= scale_of(encoder + atom * d, d, stretch, norm, scale);
         scales[j] = scale;
         if (scale > 0) least = std::min(least, scale);
         longest = std::max(longest, norm);
@@ -261,7 +269,7 @@ static int64_t screened_harvest(const float *X, int64_t n, const Screened &packe
                                           _mm512_sub_ps(value, _mm512_maskz_loadu_ps(lanes_used, bias + i)));
                 }
                 float norm = 0, scale = 0;
-                const bool screened = possible && scale_of(y, d, norm, scale);
+                const bool screened = possible && scale_of(y, d, d, norm, scale);
                 if (!screened) scale = norm = 0;
                 const int64_t group = row / ROWS * ROWS;
                 const int width = group_width(std::min<int64_t>(ROWS, block.rows - group));
@@ -321,7 +329,7 @@ static int64_t screened_harvest(const float *X, int64_t n, const Screened &packe
 static inline void pack_for_topk(const float *encoder, int64_t m, int64_t d, int64_t p, float *packed) {
 #if defined(SCREEN)
     Screened to(packed, m, d);
-    screen_panel(encoder, m, d, p, to);
+    screen_panel(encoder, m, d, d, p, to);
 #else
     pack_panel(encoder, m, d, p, packed);
 #endif

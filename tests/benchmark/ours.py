@@ -15,6 +15,8 @@ from sets import LARGEST, SMALLEST, gene_names, gene_sets
 from worker import Built, Learned, Setting, encoding, quality, serve
 
 SEED = 0
+# What docs/dictionaries.md advises for a training of some hundred steps.
+SHORT_TRAINING = {"encoder_scale": 0.3, "adam_beta2": 0.97, "warm_down": 0.3, "dead_after": 5000, "k_aux": 256}
 PURSUIT_ROWS = 2048
 
 
@@ -78,8 +80,8 @@ def learn(method: str) -> Callable[..., dict[str, float]]:
     def call(X: np.ndarray, test: np.ndarray, order: np.ndarray, s: Setting) -> dict[str, float]:
         from conceptome.dictionaries import fit
 
-        rate = {} if s.rate is None else {"learning_rate": s.rate}
-        dictionary = fit(method, X, m=s.m, k=s.k, seed=SEED, steps=len(order), batch_size=order.shape[1], **rate)
+        options = SHORT_TRAINING | ({} if s.rate is None else {"learning_rate": s.rate})
+        dictionary = fit(method, X, m=s.m, k=s.k, seed=SEED, steps=len(order), batch_size=order.shape[1], **options)
 
         def reconstruct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             codes = dictionary.encode(x)

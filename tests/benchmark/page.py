@@ -32,6 +32,7 @@ from bars import (
     ratio,
 )
 from contest import Result
+from ours import SHORT_TRAINING
 from roof import Roof
 
 import conceptome_kernels
@@ -250,7 +251,10 @@ def quality_lines(quality: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
     return [
         "FVU and L0 on test rows, atoms that fire on no training row. Everybody is trained at each of three peak "
-        "learning rates, the default among them, and the best FVU counts.",
+        "learning rates, the default among them, and the best FVU counts. Conceptome has what "
+        "[dictionaries.md](dictionaries.md#training) advises for short trainings: "
+        + ", ".join(f"`{name}: {value}`" for name, value in SHORT_TRAINING.items())
+        + ".",
         "",
         *table(("data", "who", "FVU", "L0", "dead atoms", "learning rate"), rows),
     ]

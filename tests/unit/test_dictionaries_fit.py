@@ -180,6 +180,10 @@ def test_constant_rows_have_nothing_to_explain(name):
         ("topk", {"device": "quantum"}, r"device 'quantum' is not supported"),
         ("topk", {"device": "cuda:99"}, r"device 'cuda:99' is not there"),
         ("icfl", {"device": "cuda"}, r"device 'cuda' is not supported"),
+        ("topk", {"adam_beta2": 1.0}, r"'adam_beta2'"),
+        ("ksvd", {"adam_beta2": 0.9}, r"ksvd follows no gradients: leave adam_beta2 out"),
+        ("ksvd", {"gradient_clip": 1.0}, r"ksvd follows no gradients: leave gradient_clip out"),
+        ("topk", {"encoder_scale": 0}, r"'encoder_scale'"),
         ("topp", {}, r"'topp' is not known; choose one of"),
     ],
 )

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from planted import mixture
 
 import conceptome_kernels
 from conceptome.config.dictionaries import OPTIONS
 from conceptome.dictionaries import fit, load
+from conceptome.dictionaries.sparse import Scores, largest_positive, largest_positive_on_torch
 from conceptome.dictionaries.topk import KernelTrainer, TorchTrainer
 from conceptome.dictionaries.training import random_atoms
 from conceptome_kernels.topk import pack
@@ -29,6 +32,48 @@ def trainer_of(kind, d=13, m=45, **options):
     made = kind(parameters, OPTIONS["topk"](method="topk", m=m, k=5, k_aux=3, **options))
     made.optimiser.learning_rate = 1e-3
     return made
+
+
+@given(
+    st.integers(0, 12), st.sampled_from([1, 2, 30, 300]), st.integers(1, 40), st.booleans(), st.integers(0, 2**32 - 1)
+)
+@settings(max_examples=60, deadline=None)
+def test_torch_chooses_what_numpy_does(n, m, k, coarse, seed):
+    """Coarse scores are full of ties, which torch alone would settle in any way."""
+    k = min(k, m)
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(-2, 3, (n, m)) if coarse else rng.standard_normal((n, m))).astype(np.float32)
+    ours, expected = largest_positive_on_torch(torch.from_numpy(scores), k), largest_positive(scores, k)
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(expected, name))
+
+
+def test_torch_chooses_nothing_among_nan():
+    scores = torch.zeros(2, 9)
+    scores[1, 3] = torch.nan
+    with pytest.raises(FloatingPointError, match="NaN"):
+        largest_positive_on_torch(scores, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [0, 1, 70])
+def test_scores_on_torch(n, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, encoder, bias = (torch.randn(shape, generator=generator, dtype=dtype) for shape in ((n, 21), (45, 21), (45,)))
+    scores = Scores(encoder, bias)
+    assert scores.onednn == (dtype == torch.float32 and torch.backends.mkldnn.is_available())
+    found = scores(x)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, x.double() @ encoder.double().T + bias.double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["topk", "batch_topk", "relu_l1", "jumprelu", "gated"])
+def test_an_encoder_starts_along_the_atoms_at_its_length(method):
+    """A training of one step without a rate leaves the start as it was."""
+    options = {"m": 40, "steps": 1, "batch_size": 100, "learning_rate": 1e-12}
+    for scale in (1.0, 0.25):
+        dictionary = fit(method, X, encoder_scale=scale, **options)
+        np.testing.assert_allclose(dictionary.parameters["encoder"], scale * dictionary.atoms, atol=1e-6)
 
 
 @pytest.mark.parametrize("dead", [[], [3], list(range(20)), list(range(45))])

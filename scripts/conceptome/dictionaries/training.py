@@ -304,7 +304,8 @@ def train(
     steps, dead_after = options.steps, options.dead_after
     optimiser, order = trainer.optimiser, Order.of(rows, options, seed)
     optimiser.clip, optimiser.group = options.gradient_clip, current()
-    optimiser.betas = (optimiser.betas[0], options.adam_beta2)
+    if isinstance(optimiser, Adam):
+        optimiser.betas = (optimiser.betas[0], options.adam_beta2)
     group = optimiser.group
     if group.size > 1 and not getattr(trainer, "shares", False):
         raise ConfigError(f"dictionary '{options.method}' is trained by one process: start it without torchrun")
