@@ -43,7 +43,7 @@ studies: $(STAMP) ## the published studies and the factorial study (at most 90 m
 	@$(CONCEPTOME) run --config config/papers.yaml --cores $(CORES)
 	@$(CONCEPTOME) run --config config/factorial.yaml --cores $(CORES)
 
-evidence: $(STAMP) ## every measure on the default studies, with five seeds
+evidence: $(STAMP) ## every measure on the default studies, with five seeds (half an hour on 2 cores)
 	@$(CONCEPTOME) run --config config/evidence.yaml --cores $(CORES)
 
 test: $(STAMP) ## the tests (at most 15 minutes on 2 cores)
