@@ -81,7 +81,7 @@ class TrainedBase(DictionaryBase):
         0.999,
         gt=0,
         lt=1,
-        description="decay of Adam's second moment; 0.95 lets rates be higher in trainings of some hundred steps",
+        description="decay of Adam's second moment; 0.97 lets rates be higher in trainings of some hundred steps",
         exclude_if=lambda decay: decay == 0.999,
     )
     checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints, where there is a place for them")
